@@ -1,0 +1,291 @@
+"""The command line: parse, call one function of `commands`, print what it gives.
+
+Nothing heavy is imported here: `--help` and `list` answer before torch could load.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import clctl
+from clctl.console import Exit, Talk, clean, dump
+
+if TYPE_CHECKING:
+    from clctl.report.document import Report
+
+app = typer.Typer(
+    help="Self-supervised, contrastive pretraining and evaluation.\n\n"
+    "Start with: clctl pretrain byol",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RECIPE = Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged recipe.")]
+CKPT = Annotated[
+    str, typer.Argument(help="A run folder, a checkpoint folder, or a .safetensors file of clctl.")
+]
+DATA = Annotated[
+    str | None,
+    typer.Option("--data", help="Other data: a source's name, a .npz or .safetensors, a folder."),
+]
+SPLIT = Annotated[
+    str | None, typer.Option("--split", help="train, val, test or all. Default: test, else val.")
+]
+SET = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."),
+]
+DEVICE = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, all or mps.")]
+GATE = Annotated[
+    str | None,
+    typer.Option("--fail-under", metavar="METRIC=SHARE", help="Exit 1 below it: top1=0.70."),
+]
+JSON = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+QUIET = Annotated[bool, typer.Option("-q", "--quiet", help="Only the result, in one word.")]
+OUT = "-o", "--out"
+
+
+def _print(report: "Report", as_json: bool, quiet: bool) -> int:
+    text = dump(report.document) if as_json else report.short if quiet else report.text
+    if text:
+        encoding = sys.stdout.encoding or "utf-8"
+        shown = text if as_json else clean(text)
+        print(shown.encode(encoding, "replace").decode(encoding), flush=True)
+    return int(report.exit)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"clctl {clctl.__version__}")
+        raise typer.Exit(int(Exit.OK))
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Self-supervised, contrastive pretraining and evaluation.
+
+    Start with: clctl pretrain byol
+    """
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, a packaged recipe's name, or a run to continue.")
+    ],
+    data: DATA = None,
+    overrides: SET = None,
+    device: DEVICE = "auto",
+    init_from: Annotated[
+        str | None,
+        typer.Option("--init-from", metavar="CKPT", help="Start from another run's encoder."),
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option("--max-time", help="Save and exit 75 after this long: 8h, 90m, 1h30m."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all, time a few steps, write nothing.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="A new folder, even if this run exists.")
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Allow a source to fetch what is not there.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(*OUT, help="The run's folder. Default: runs/NAME-HASH.")
+    ] = None,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> int:
+    """Train an encoder; the same command again continues where it stopped.
+
+    Example: clctl pretrain folder --data ~/photos --set train.epochs=50
+    """
+    from clctl.commands.pretrain import Order, pretrain
+
+    order = Order(
+        recipe=recipe,
+        overrides=tuple(overrides or ()),
+        data=data,
+        device=device,
+        init_from=init_from,
+        max_time=max_time,
+        dry_run=dry_run,
+        fresh=fresh,
+        download=download,
+        out=out,
+    )
+    return _print(pretrain(order, Talk(quiet)), as_json, quiet)
+
+
+@app.command("knn-eval")
+def knn_eval(
+    ckpt: CKPT,
+    k: Annotated[int, typer.Option("--k", help="Neighbours that vote.")] = 20,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Of the weights exp(cosine / temperature).")
+    ] = 0.07,
+    fail_under: GATE = None,
+    data: DATA = None,
+    split: SPLIT = None,
+    device: DEVICE = "auto",
+    out: Annotated[Path | None, typer.Option(*OUT, help="Also write the JSON here.")] = None,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> int:
+    """Score a checkpoint by its nearest neighbours.
+
+    Example: clctl knn-eval runs/byol-1f6c2a90 --fail-under top1=0.70
+    """
+    from clctl.commands._evaluation import Evaluate
+    from clctl.commands.knn_eval import Neighbours, knn_eval
+
+    order = Evaluate(ckpt, data, split, device, fail_under, out)
+    report = knn_eval(order, Neighbours(k, temperature), Talk(quiet))
+    return _print(report, as_json, quiet)
+
+
+@app.command("linear-probe")
+def linear_probe(
+    ckpt: CKPT,
+    fail_under: GATE = None,
+    data: DATA = None,
+    split: SPLIT = None,
+    device: DEVICE = "auto",
+    out: Annotated[Path | None, typer.Option(*OUT, help="Also write the JSON here.")] = None,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> int:
+    """Score a checkpoint by a linear classifier on its frozen features.
+
+    Example: clctl linear-probe runs/byol-1f6c2a90 --data labelled/ --json
+    """
+    from clctl.commands._evaluation import Evaluate
+    from clctl.commands.linear_probe import linear_probe
+
+    order = Evaluate(ckpt, data, split, device, fail_under, out)
+    return _print(linear_probe(order, Talk(quiet)), as_json, quiet)
+
+
+@app.command()
+def export(
+    ckpt: CKPT,
+    to: Annotated[str, typer.Option("--to", help="safetensors, torchvision, timm or onnx.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run both sides, print the largest difference.")
+    ] = False,
+    data: DATA = None,
+    split: SPLIT = None,
+    device: DEVICE = "auto",
+    out: Annotated[
+        Path | None, typer.Option(*OUT, help="Folder to write into. Default: the run's exports/.")
+    ] = None,
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> int:
+    """Hand the encoder's weights to another tool, with the lines that load them.
+
+    Example: clctl export runs/byol-1f6c2a90 --to onnx --verify
+    """
+    from clctl.commands.export import Order, export
+
+    order = Order(ckpt, to, verify, data, split, device, out)
+    return _print(export(order, Talk(quiet)), as_json, quiet)
+
+
+@app.command()
+def validate(
+    recipes: Annotated[list[str], typer.Argument(help="Recipe files or packaged names.")],
+    data: DATA = None,
+    overrides: SET = None,
+    device: DEVICE = "auto",
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> int:
+    """Check recipes, all mistakes at once, without starting anything.
+
+    Example: clctl validate mine.yaml --set train.epochs=10
+    """
+    from clctl.commands.validate import validate
+
+    return _print(validate(recipes, data, overrides or [], device), as_json, quiet)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, encoders, data or recipes.")],
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> int:
+    """Show what there is to choose from.
+
+    Example: clctl list methods
+    """
+    from clctl.commands.list import list_
+
+    return _print(list_(what), as_json, quiet)
+
+
+@app.command()
+def recipe(
+    name: Annotated[str, typer.Argument(help="A packaged recipe: see clctl list recipes.")],
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> int:
+    """Print a packaged recipe, to start your own from.
+
+    Example: clctl recipe folder > mine.yaml
+    """
+    from clctl.commands.recipe import recipe
+
+    return _print(recipe(name), as_json, quiet=False)
+
+
+@app.command()
+def views(
+    recipe: RECIPE,
+    out: Annotated[Path, typer.Option(*OUT, help="The picture to write, a .png.")],
+    data: DATA = None,
+    overrides: SET = None,
+    device: DEVICE = "auto",
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> int:
+    """Draw what the encoder will see: original, view 1, view 2, with their parameters.
+
+    Example: clctl views folder --data ~/photos -o views.png
+    """
+    from clctl.commands.views import views
+
+    report = views(recipe, tuple(overrides or ()), data, device, out, Talk(quiet))
+    return _print(report, as_json, quiet)
+
+
+@app.command()
+def inspect(
+    ckpt: CKPT,
+    data: DATA = None,
+    split: SPLIT = None,
+    device: DEVICE = "auto",
+    as_json: JSON = False,
+    quiet: QUIET = False,
+) -> int:
+    """Show what a checkpoint holds and where it comes from, without loading it.
+
+    Example: clctl inspect runs/byol-1f6c2a90
+    """
+    from clctl.commands.inspect import inspect
+
+    return _print(inspect(ckpt, data, split, Talk(quiet)), as_json, quiet)

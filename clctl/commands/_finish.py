@@ -1,0 +1,81 @@
+"""The end of a run: its score beside random-init and chance, the folder, what to type next."""
+
+from typing import Any
+
+import torch
+
+from clctl.commands._evaluation import record
+from clctl.commands._scoring import Bench, evaluate
+from clctl.commands._training import Trainer
+from clctl.commands.knn_eval import Neighbours, judge
+from clctl.console import Exit
+from clctl.data.open import Trial, trial
+from clctl.images import DataSet, Split
+from clctl.report.document import Report, percent
+
+SAMPLE = 4096  # images whose features tell spread and rank where there are no labels
+
+
+def outcome(trainer: Trainer) -> dict[str, Any]:
+    """The part of the report that every end has."""
+    last = {k: v for k, v in trainer.last.items() if k in ("loss", "loss_chance", "spread", "knn")}
+    newest = trainer.run.checkpoints / f"step-{trainer.done:08d}"
+    return {
+        "schema": "clctl/pretrain/1",
+        "status": "done",
+        "run": str(trainer.run.folder),
+        "checkpoint": str(newest),
+        "steps": trainer.done,
+        "resumed_from": trainer.start,
+        "metrics": last,
+        "images_per_second": trainer.images_per_second,
+        "seconds": trainer.steps_seconds,
+    }
+
+
+def finish(trainer: Trainer, dataset: DataSet, environment: dict[str, Any]) -> Report:
+    """Score the finished run by kNN where there are labels, by its features where there are none."""
+    folder = trainer.run.folder
+    encoder = trainer.method.get_submodule(trainer.method.evaluated)
+    unlabelled = dataset.classes is None or len(dataset.classes) < 2
+    parts = _sample(trainer.split) if unlabelled else trial(dataset, None)
+    bench = Bench(trainer.recipe, encoder, dataset, parts, trainer.where, trainer.talk)
+    document = {**outcome(trainer), "environment": environment}
+    if unlabelled:
+        reading = bench.collapse
+        document["metrics"].update(reading)
+        lines = [
+            f"features: spread {reading['feature_spread']:.2f} "
+            f"(random-init {reading['feature_spread_random_init']:.2f}), "
+            f"RankMe {reading['rank_me']:.1f} (random-init {reading['rank_me_random_init']:.1f})",
+            f"run: {folder}",
+            f"for a score: clctl knn-eval {folder} --data LABELLED_FOLDER",
+        ]
+    else:
+        result, common = evaluate(bench, judge(Neighbours()))
+        kept = {
+            "schema": "clctl/knn-eval/1",
+            **common,
+            "checkpoint": {"path": document["checkpoint"]},
+        }
+        record(trainer.run, bench, result, kept, "knn-eval", Neighbours().slug)
+        document["metrics"].update(result.metrics)
+        document["top1_ci95"], document["baselines"] = common["top1_ci95"], common["baselines"]
+        low, high = result.interval
+        lines = [
+            f"kNN top-1 on {parts.test.name}: {percent(result.metrics['top1'])} "
+            f"(95 %: {percent(low)} to {percent(high)}, {len(parts.test)} images); "
+            f"random-init {percent(common['baselines']['random_init'])}, "
+            f"raw pixels {percent(common['baselines']['pixels'])}, "
+            f"chance {percent(common['baselines']['chance'])}",
+            f"run: {folder}",
+            f"next: clctl linear-probe {folder}",
+        ]
+    document["summary"] = lines
+    return Report(document, "\n".join(lines), str(folder), Exit.OK)
+
+
+def _sample(split: Split) -> Trial:
+    """Pictures without labels to read features from."""
+    few = split.take(torch.arange(min(len(split), SAMPLE)))
+    return Trial(None, None, few, f"the first {len(few)} images of {split.name}, without labels")

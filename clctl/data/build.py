@@ -1,0 +1,165 @@
+"""Building an image store: decode every file once, in parallel, and lay the pictures out."""
+
+import errno
+import json
+import os
+import shutil
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clctl.console import Exit, Problem
+from clctl.data.decode import Bad, Bounds, Picture, decode
+
+CANVAS, INDEX = "canvas.u8", "index.json"
+HEARTBEAT = 5.0  # seconds between lines of talk
+CHUNK = 16  # files per task: small pictures take less time than handing one over
+
+
+@dataclass
+class Pile:
+    """Pictures as they come, one after the other in one file, each in its own size."""
+
+    total: int
+    shapes: list[tuple[int, int, int]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    bad: list[tuple[int, str]] = field(default_factory=list)
+    lasting: bool = True
+    bytes: int = 0
+
+    def canvas(self) -> tuple[int, int, int, int]:
+        """Shape [N, H, W, C] that holds them all; one grey channel where all are grey."""
+        height, width, channels = (max(side) for side in zip((1, 1, 1), *self.shapes, strict=True))
+        return len(self.shapes), height, width, channels
+
+    def needed(self) -> int:
+        """Bytes that pile and canvas of the whole set will take, from the part seen so far."""
+        _, height, width, channels = self.canvas()
+        seen = max(1, len(self.shapes))
+        return self.total * (height * width * channels + self.bytes // seen)
+
+
+def build(paths: Sequence[str], bounds: Bounds, folder: Path, talk: Callable[[str], None]) -> None:
+    """Write `canvas.u8` and `index.json` into `folder`, which is empty but for the lock.
+
+    Raises:
+        Problem: If the disk is full.
+        OSError: If `folder` cannot be written for another reason.
+    """
+    pile = Pile(len(paths))
+    talk(f"decoding {len(paths):,} pictures, once, into {folder.parent}")
+    started = time.monotonic()
+    try:
+        _pile_up(paths, bounds, folder / "pile.u8", pile, talk)
+        _lay_out(pile, folder)
+        index = {
+            "shape": pile.canvas(),
+            "sizes": [shape[:2] for shape in pile.shapes],
+            "rows": pile.rows,
+            "digests": pile.digests,
+            "bad": pile.bad,
+            "lasting": pile.lasting,
+        }
+        with open(folder / INDEX, "w") as out:
+            json.dump(index, out)
+            out.flush()
+            _sync(out.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise _full(folder, pile.needed()) from error
+    talk(f"decoded {len(pile.rows):,} pictures in {time.monotonic() - started:.1f} s")
+
+
+def _pile_up(
+    paths: Sequence[str], bounds: Bounds, to: Path, pile: Pile, talk: Callable[[str], None]
+) -> None:
+    told = time.monotonic()
+    with open(to, "wb") as out, warnings.catch_warnings():
+        # Remarks on a picture's metadata are nobody's concern; a bomb is.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for row, found in enumerate(_decode_all(paths, bounds)):
+            if isinstance(found, Bad):
+                pile.bad.append((row, found.reason))
+                pile.lasting &= found.lasting
+            else:
+                out.write(found.pixels.data)
+                pile.shapes.append(found.pixels.shape)
+                pile.rows.append(row)
+                pile.digests.append(found.digest)
+                pile.bytes += found.pixels.nbytes
+            if time.monotonic() - told > HEARTBEAT:
+                told = time.monotonic()
+                talk(f"decoded {row + 1:,} of {len(paths):,} pictures")
+
+
+def _decode_all(paths: Sequence[str], bounds: Bounds) -> Iterator[Picture | Bad]:
+    """Results in the order of `paths`. Threads: decoders release the lock, processes were slower."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    workers = len(affinity(0)) if affinity else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    waiting: deque[Future[list[Picture | Bad]]] = deque()
+    try:
+        for first in range(0, len(paths), CHUNK):
+            waiting.append(pool.submit(_decode_some, paths[first : first + CHUNK], bounds))
+            if len(waiting) > 4 * workers:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decode_some(paths: Sequence[str], bounds: Bounds) -> list[Picture | Bad]:
+    return [decode(path, bounds) for path in paths]
+
+
+def _lay_out(pile: Pile, folder: Path) -> None:
+    """From the pile to the canvas, each picture at the top left of its place."""
+    source, target = folder / "pile.u8", folder / CANVAS
+    shape = pile.canvas()
+    if all(each == shape[1:] for each in pile.shapes):
+        os.rename(source, target)
+        with open(target, "rb") as out:
+            _sync(out.fileno())
+        return
+    if shutil.disk_usage(folder).free < int(np.prod(shape)):
+        raise _full(folder, pile.needed())
+    flat = np.memmap(source, np.uint8, "r")
+    place = np.empty(shape[1:], np.uint8)
+    start = 0
+    with open(target, "wb") as out:
+        for height, width, channels in pile.shapes:
+            end = start + height * width * channels
+            place[:] = 0
+            place[:height, :width] = flat[start:end].reshape(height, width, channels)
+            out.write(place.data)
+            start = end
+        out.flush()
+        _sync(out.fileno())
+    source.unlink()
+
+
+def _sync(descriptor: int) -> None:
+    """To the disk, so that after a power cut the renamed folder holds what its index says."""
+    os.fsync(descriptor)
+
+
+def _full(folder: Path, needed: int) -> Problem:
+    free = shutil.disk_usage(folder).free
+    return Problem(
+        f"the disk is full: the image store needs about {needed:,} bytes in {folder.parent}, "
+        f"{free:,} are free",
+        Exit.RESOURCES,
+        "cache.disk-full",
+        "free some space, set data.short_side lower, or point CLCTL_CACHE at a larger disk",
+    )

@@ -1,0 +1,85 @@
+"""Which images make up which batch: a pure function of (seed, step), wherever training starts."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from clctl.console import Exit, Problem
+from clctl.images import Images, Split
+from clctl.rng import generator
+
+
+class Feed:
+    """Batches of one split, each epoch in a new order; what does not fill a batch waits its turn.
+
+    On CUDA the canvas is moved to the device when it takes less than half of what is free;
+    else each batch is gathered on the processor, and copied while the device works.
+
+    Attributes:
+        per_epoch: Batches of one epoch, at least 1.
+        resident: Whether the canvas lies on a CUDA device.
+    """
+
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, device: torch.device, uses_labels: bool
+    ) -> None:
+        """Raises Problem if there are fewer images than one batch, or no labels to use."""
+        if len(split) < batch_size:
+            size = 1 << (len(split).bit_length() - 1)
+            raise Problem(
+                f"{len(split)} images in {split.name} do not fill one batch of {batch_size}",
+                Exit.DATA,
+                "data.fewer-than-batch",
+                f"--set train.batch_size={size}, or more images",
+            )
+        if uses_labels and split.labels is None:
+            raise Problem(
+                f"this method learns from labels, and {split.name} has none",
+                Exit.DATA,
+                "data.no-labels",
+                "give labelled data, or take another method",
+            )
+        self.per_epoch = len(split) // batch_size
+        self.resident = device.type == "cuda" and _fits(split.images.canvas, device)
+        self._images = split.images.to(device) if self.resident else split.images
+        self._labels = split.labels if uses_labels else None
+        self._batch, self._seed, self._device = batch_size, seed, device
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def rows(self, step: int) -> Tensor:
+        """Rows of the batch of this step: int64 [B] on the CPU, no row twice in an epoch."""
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            key = generator(self._seed, "order", epoch)
+            self._order = torch.randperm(len(self._images), generator=key)
+            self._epoch = epoch
+        return self._order[place * self._batch : (place + 1) * self._batch]
+
+    def batches(self, start: int) -> Iterator[tuple[Images, Tensor | None]]:
+        """Batches from step `start` on, without end; labels are None unless the method uses them."""
+        step = start
+        while True:
+            rows = self.rows(step)
+            labels = None if self._labels is None else self._send(self._labels[rows])
+            yield self._gather(rows), labels
+            step += 1
+
+    def _gather(self, rows: Tensor) -> Images:
+        if not self.resident:
+            batch = self._images.take(rows)
+            lines = self._send(batch.canvas.permute(0, 2, 3, 1))
+            return Images(lines.permute(0, 3, 1, 2), batch.sizes)
+        lines = self._images.canvas.permute(0, 2, 3, 1).index_select(0, self._send(rows))
+        return Images(lines.permute(0, 3, 1, 2), self._images.sizes[rows])
+
+    def _send(self, values: Tensor) -> Tensor:
+        """To the device; on CUDA from pinned memory, so that the processor need not wait."""
+        if self._device.type == "cuda":
+            return values.pin_memory().to(self._device, non_blocking=True)
+        return values.to(self._device)
+
+
+def _fits(canvas: Tensor, device: torch.device) -> bool:
+    free, _ = torch.cuda.mem_get_info(device)
+    return canvas.nbytes < free / 2

@@ -1,0 +1,39 @@
+"""The fingerprint of a data set: one hash over content and labels, equal on every machine."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+
+def of_pixels(canvas: Tensor) -> str:
+    """sha256 hex of a canvas, uint8 [N, C, H, W] in channels_last memory, and its shape."""
+    lines = canvas.permute(0, 2, 3, 1).contiguous()
+    digest = hashlib.sha256(repr(tuple(lines.shape)).encode())
+    digest.update(lines.numpy().data)
+    return digest.hexdigest()
+
+
+def of_files(named: Iterable[tuple[str, str]]) -> str:
+    """sha256 hex of (id, sha256 hex of the file) pairs, in their order."""
+    digest = hashlib.sha256()
+    for pair in named:
+        digest.update(json.dumps(pair).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def of_set(parts: Mapping[str, tuple[str, Tensor | None]], classes: Sequence[str] | None) -> str:
+    """sha256 hex of a whole set.
+
+    Args:
+        parts: Split name -> (hash of its content, labels int64 [N] or None).
+        classes: Class names in the order of the labels.
+    """
+    digest = hashlib.sha256(json.dumps(["clctl/data/1", classes]).encode())
+    for name in sorted(parts):
+        content, labels = parts[name]
+        digest.update(json.dumps([name, content, labels is not None]).encode())
+        if labels is not None:
+            digest.update(labels.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()

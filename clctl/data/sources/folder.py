@@ -1,0 +1,148 @@
+"""A folder of pictures, nested in any way, with class folders and splits or without."""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from clctl.console import Exit, Problem
+from clctl.data import fingerprint
+from clctl.data.cache import Store, decoded
+from clctl.data.decode import Bounds
+from clctl.data.layout import Layout, Part, layout
+from clctl.data.scan import File, scan
+from clctl.data.split import stratified
+from clctl.images import DataSet, Images, Split
+from clctl.recipe.sections import Section, Share
+
+
+class Config(Section):
+    """`data:` section with `name: folder`.
+
+    path: the folder; pictures are .jpg, .jpeg and .png at any depth.
+    labels: auto takes the folders below the data (or below train/) as classes where every
+        picture lies in one; folders insists on it; none does without.
+    short_side: stored pictures are shrunk to this short side, null for twice the view's size
+        (at most 256, but at least 8/7 of the view).
+    max_aspect: longer pictures lose their ends.
+    bad_images: stop at files that cannot be decoded, or skip up to a share max_bad of them.
+    """
+
+    name: Literal["folder"] = "folder"
+    path: str
+    labels: Literal["auto", "folders", "none"] = "auto"
+    short_side: Annotated[int, Field(ge=8)] | None = None
+    max_aspect: Annotated[float, Field(ge=1)] = 1.5
+    bad_images: Literal["stop", "skip"] = "stop"
+    max_bad: Share = 0.05
+
+
+def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet:
+    """The pictures of a folder, decoded through the image store.
+
+    Raises:
+        Problem: If there is no such folder or no picture in it, if pictures are bad, if class
+            folders contradict each other, or if the store cannot be written.
+    """
+    found = scan(config.path)
+    plan = layout([file.name for file in found.files], config.labels)
+    notes = list(plan.notes)
+    if found.others:
+        notes.append(f"not read: {found.others_in_words()}")
+    if plan.classes is not None and len(plan.parts) == 1:
+        plan.parts, note = _split(plan.parts[0])
+        notes.append(note)
+    files = [found.files[row] for part in plan.parts for row in part.rows]
+    side = config.short_side or max(min(2 * view_size, 256), ceil(8 * view_size / 7))
+    store = decoded(files, Bounds(side, config.max_aspect), talk)
+    if store.bad:
+        notes.append(_judge(config, files, store))
+    if len(store.rows) < 2:
+        raise Problem(
+            f"{config.path} holds a single picture; there is nothing to compare it with",
+            Exit.DATA,
+            "data.too-few",
+            "give a folder with more pictures",
+        )
+    splits, content = _splits(plan, files, store)
+    return DataSet(
+        name=Path(config.path).resolve().name or "folder",
+        splits=splits,
+        classes=plan.classes,
+        fingerprint=fingerprint.of_set(content, plan.classes),
+        labels_from=plan.labels_from,
+        notes=tuple(notes),
+    )
+
+
+def _split(pool: Part) -> tuple[list[Part], str]:
+    """Train and test from a labelled pool; rows are chosen before any picture is decoded."""
+    assert pool.labels is not None
+    rows, note = stratified(torch.tensor(pool.labels))
+    parts = [
+        Part(name, pool.folder, [pool.rows[i] for i in at], [pool.labels[i] for i in at])
+        for name, at in ((name, at.tolist()) for name, at in rows.items())
+    ]
+    return parts, note or "a fifth of the pictures was set aside as test, stratified by class"
+
+
+def _judge(config: Config, files: list[File], store: Store) -> str:
+    """A note on the pictures that are left out, where that is wanted and they are few."""
+    count, share = len(store.bad), len(store.bad) / len(files)
+    pictures = "1 picture" if count == 1 else f"{count} pictures"
+    named = "; ".join(f"{_shown(files[row].name)}: {reason}" for row, reason in store.bad[:10])
+    named += f"; and {count - 10} more" if count > 10 else ""
+    if config.bad_images == "stop":
+        raise Problem(
+            f"{pictures} of {len(files)} in {config.path} cannot be decoded: {named}",
+            Exit.DATA,
+            "data.bad-images",
+            "remove them, or leave them out with --set data.bad_images=skip",
+        )
+    if share > config.max_bad:
+        raise Problem(
+            f"{pictures} of {len(files)} in {config.path} cannot be decoded, a share of "
+            f"{share:.3f}, and data.max_bad allows {config.max_bad}: {named}",
+            Exit.DATA,
+            "data.bad-images",
+            "remove them, or raise data.max_bad",
+        )
+    return f"{pictures} of {len(files)} left out, as they cannot be decoded: {named}"
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
+def _splits(
+    plan: Layout, files: list[File], store: Store
+) -> tuple[dict[str, Split], dict[str, tuple[str, Tensor | None]]]:
+    """Each split is a stretch of the store's canvas, without a copy."""
+    splits: dict[str, Split] = {}
+    content: dict[str, tuple[str, Tensor | None]] = {}
+    first = 0
+    for part in plan.parts:
+        low, high = (bisect_left(store.rows, first + n) for n in (0, len(part.rows)))
+        rows = store.rows[low:high]
+        if not rows:
+            raise Problem(
+                f"no picture of {part.folder or part.split}/ can be decoded",
+                Exit.DATA,
+                "data.bad-images",
+                "mend or remove that folder",
+            )
+        ids = [files[row].name for row in rows]
+        labels = None
+        if part.labels is not None:
+            labels = torch.tensor([part.labels[row - first] for row in rows])
+        images = Images(store.images.canvas[low:high], store.images.sizes[low:high])
+        splits[part.split] = Split(part.split, images, labels, ids)
+        digests = zip(ids, store.digests[low:high], strict=True)
+        content[part.split] = (fingerprint.of_files(digests), labels)
+        first += len(part.rows)
+    return splits, content

@@ -1,0 +1,60 @@
+"""The few collectives that losses and methods need; each is the identity in a single process.
+
+DDP averages parameter gradients over ranks, so a rank's loss must be the mean over its own rows
+(`gather`) or one value equal on all ranks (`mean`). Both backwards below are then exact: two
+ranks of B rows give the gradient of one rank of 2B.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> tuple[int, int]:
+    """(rank, number of ranks); (0, 1) outside a process group."""
+    live = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if live else (0, 1)
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of every rank in rank order, with gradient: [B, ...] -> [ranks * B, ...].
+
+    B must be equal on all ranks.
+    """
+    return x if world()[1] == 1 else _Gather.apply(x)  # type: ignore[no-any-return]
+
+
+def mean(x: Tensor) -> Tensor:
+    """Elementwise mean over ranks, with gradient."""
+    return x if world()[1] == 1 else _Sum.apply(x) / world()[1]  # type: ignore[no-any-return]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world()[1])]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].clone()
+        dist.all_reduce(grad)
+        rank, size = world()
+        return grad.chunk(size)[rank]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].clone()
+        dist.all_reduce(grad)
+        return grad

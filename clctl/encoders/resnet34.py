@@ -1,0 +1,16 @@
+"""torchvision's ResNet-34: 512 features."""
+
+from typing import Literal, final
+
+from clctl.encoders._resnet import ResNet, ResNetConfig
+
+
+@final
+class Config(ResNetConfig):
+    """The stem is the only choice."""
+
+    name: Literal["resnet34"] = "resnet34"
+
+    def build(self, size: int) -> ResNet:
+        """Freshly drawn weights for views of `size` pixels."""
+        return ResNet(self.name, self.resolved_stem(size))

@@ -1,0 +1,65 @@
+"""clctl's own file: the encoder with preprocessing and provenance, itself a CKPT."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clctl.export import _weights
+from clctl.export._subject import Subject, picture
+from clctl.recipe import plugins
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PREFIX = "encoder"
+
+
+def refusal(subject: Subject) -> str | None:
+    """Nothing is refused."""
+    return None
+
+
+def write(subject: Subject, folder: Path) -> Path:
+    """Write `<name>.safetensors`.
+
+    Raises:
+        Problem: Exit.EXISTS if another file is in its place; Exit.RESOURCES from the disk.
+    """
+    path = folder / f"{subject.name}.safetensors"
+    _weights.save(path, subject, _PREFIX)
+    return path
+
+
+def outputs(path: Path, subject: Subject, x: "Tensor") -> "Tensor":
+    """Features [N, width] of x [N, 3, size, size] from a new encoder with the file's weights."""
+    import torch
+    from safetensors.torch import load_file
+
+    config = plugins.config("clctl.encoders", subject.architecture)
+    encoder = config(**_settings(subject)).build(subject.size).eval()
+    state = {key.removeprefix(f"{_PREFIX}."): value for key, value in load_file(path).items()}
+    encoder.load_state_dict(state)
+    with torch.inference_mode():
+        return encoder(x)
+
+
+def paste(subject: Subject, path: Path) -> str:
+    """Lines of Python that load the file and give features of a picture; with clctl."""
+    settings = ", ".join(f"{key}={value!r}" for key, value in _settings(subject).items())
+    return f"""\
+import numpy as np, torch
+from clctl.encoders.{subject.architecture} import Config
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+
+model = Config({settings}).build({subject.size}).eval()
+weights = load_file({str(path)!r})
+model.load_state_dict({{key.removeprefix("{_PREFIX}."): w for key, w in weights.items()}})
+{picture(subject)}
+features = model(torch.from_numpy(x))
+"""
+
+
+def _settings(subject: Subject) -> dict[str, Any]:
+    """The facts that are keys of the encoder's Config."""
+    fields = plugins.config("clctl.encoders", subject.architecture).model_fields
+    return {key: value for key, value in subject.facts.items() if key in fields and key != "name"}

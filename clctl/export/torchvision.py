@@ -1,0 +1,70 @@
+"""A state dict that torchvision's ResNets load, with exactly their classifier missing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clctl.export import _weights
+from clctl.export._subject import RESNETS, Subject, admit, picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def refusal(subject: Subject) -> str | None:
+    """Why torchvision has no place for the encoder, None if it has."""
+    if subject.architecture not in RESNETS:
+        return f"torchvision has no {subject.architecture}"
+    return None
+
+
+def write(subject: Subject, folder: Path) -> Path:
+    """Write `<name>.torchvision.safetensors`.
+
+    Raises:
+        Problem: Exit.USAGE if torchvision lacks the encoder, Exit.EXISTS if another file is in
+            its place; Exit.RESOURCES from the disk.
+    """
+    admit("torchvision", subject)
+    path = folder / f"{subject.name}.torchvision.safetensors"
+    _weights.save(path, subject)
+    return path
+
+
+def outputs(path: Path, subject: Subject, x: "Tensor") -> "Tensor":
+    """Features [N, width] of x [N, 3, size, size] from torchvision's own model."""
+    import torch
+    import torchvision
+    from safetensors.torch import load_file
+
+    model = getattr(torchvision.models, subject.architecture)().eval()
+    if _small(subject):
+        model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        model.maxpool = torch.nn.Identity()
+    model.fc = torch.nn.Identity()
+    model.load_state_dict(load_file(path))
+    with torch.inference_mode():
+        return model(x)
+
+
+def paste(subject: Subject, path: Path) -> str:
+    """Lines of Python that load the file and give features of a picture; without clctl."""
+    model = f"model = torchvision.models.{subject.architecture}().eval()"
+    if _small(subject):
+        model += "\nmodel.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)"
+        model += "\nmodel.maxpool = model.fc = torch.nn.Identity()"
+    else:
+        model += "\nmodel.fc = torch.nn.Identity()"
+    return f"""\
+import numpy as np, torch, torchvision
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+
+{model}
+model.load_state_dict(load_file({str(path)!r}))
+{picture(subject)}
+features = model(torch.from_numpy(x))
+"""
+
+
+def _small(subject: Subject) -> bool:
+    return subject.facts["stem"] == "small"

@@ -1,0 +1,61 @@
+"""What makes two runs the same: the part of a recipe that changes weights, and its digest."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+from clctl.recipe.sections import Recipe
+
+_BESIDE = ("name", "checkpoint", "report")  # they name and watch a run, and leave its weights alone
+_ABSENT = object()
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON values with every default written out; `read` takes it back."""
+    return recipe.model_dump(mode="json")
+
+
+def weights_part(recipe: Recipe, fingerprint: str, init: str | None) -> dict[str, Any]:
+    """What changes weights, as JSON values.
+
+    Args:
+        recipe: The recipe.
+        fingerprint: Of the data; it stands for the path, so that data may be moved.
+        init: Identity of the encoder that the run starts from, None for random weights.
+    """
+    part = {key: value for key, value in resolved(recipe).items() if key not in _BESIDE}
+    data = {key: value for key, value in part["data"].items() if key != "path"}
+    return {**part, "data": {**data, "fingerprint": fingerprint}, "init": init}
+
+
+def digest(part: dict[str, Any]) -> str:
+    """First 8 hexadecimal digits of the SHA-256 of `part` as canonical JSON."""
+    text = json.dumps(part, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """One line for each value that differs, such as "train.epochs: 100 -> 200"."""
+    before, after = dict(_leaves(old, "")), dict(_leaves(new, ""))
+    return [
+        f"{path}: {_word(before.get(path, _ABSENT))} -> {_word(after.get(path, _ABSENT))}"
+        for path in sorted({*before, *after})
+        if before.get(path, _ABSENT) != after.get(path, _ABSENT)
+    ]
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Values with their paths; a list of plain values is one value."""
+    if isinstance(value, dict) and value:
+        for key, item in cast(dict[str, Any], value).items():
+            yield from _leaves(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and any(isinstance(i, dict) for i in cast(list[Any], value)):
+        for index, item in enumerate(cast(list[Any], value)):
+            yield from _leaves(item, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def _word(value: Any) -> str:
+    return "absent" if value is _ABSENT else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,139 @@
+"""Images in, views out: drawn for the whole batch at once, made chunk by chunk on the device."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from clctl.console import Exit, Problem
+from clctl.images import Images
+from clctl.method import Batch
+from clctl.recipe.sections import ViewGroup, Views
+from clctl.views import color
+from clctl.views.crop import resample
+from clctl.views.draw import Drawn, central, describe, draw
+
+Three = tuple[float, float, float]
+
+
+def make(
+    images: Images,
+    policy: Views,
+    generator: torch.Generator,
+    device: torch.device,
+    rows: slice | None = None,
+) -> Batch:
+    """The views of a batch, normalised: float32 [n, 3, size, size], channels_last, on `device`.
+
+    They come group by group in the order of the policy.
+
+    Args:
+        images: The global batch, anywhere.
+        policy: What is drawn.
+        generator: On the CPU, keyed by the step.
+        device: Where the pixel work is done.
+        rows: The part of the batch to make. All of it is drawn, so that a view is the same
+            however a batch is split.
+
+    Raises:
+        Problem: a blur is too wide for its view.
+    """
+    part = rows or slice(None)
+    here = images if rows is None else images.take(torch.arange(len(images))[rows])
+    here = here.to(device)
+    views = []
+    for group in policy.groups:
+        size = group.size or policy.size
+        drawn = draw(group, images.sizes.repeat(group.count, 1), generator)
+        drawn = drawn.rows(torch.arange(len(drawn)).view(group.count, -1)[:, part].flatten())
+        out = torch.empty(len(drawn), size, size, 3, device=device)
+        for at, view in _chunks(here, drawn, group, size):
+            lines = _normalised(view, policy.mean, policy.std)
+            out.index_copy_(0, at.to(device, non_blocking=True), lines)
+        views += out.permute(0, 3, 1, 2).chunk(group.count)
+    return Batch(tuple(views))
+
+
+def pictures(
+    images: Images, policy: Views, generator: torch.Generator
+) -> list[tuple[Tensor, list[list[str]]]]:
+    """The views that `make` gives, to look at: one entry per view.
+
+    Returns:
+        For each view, uint8 [B, C, size, size] as before normalisation, and per image what was
+        done to it, in words, in the order in which it was done.
+    """
+    found = []
+    for group in policy.groups:
+        size = group.size or policy.size
+        drawn = draw(group, images.sizes.repeat(group.count, 1), generator)
+        out = torch.empty(len(drawn), images.canvas.shape[1], size, size, dtype=torch.uint8)
+        for at, view in _chunks(images, drawn, group, size):
+            out[at] = view.mul_(255).round_().clamp_(0, 255).byte().cpu()
+        words = [describe(drawn, i) for i in range(len(drawn))]
+        n = len(images)
+        found += [(out[i : i + n], words[i : i + n]) for i in range(0, len(drawn), n)]
+    return found
+
+
+def prepare(images: Images, size: int, mean: Three, std: Three) -> Tensor:
+    """Images as evaluation sees them: the central square, resized and normalised.
+
+    Float32 [N, 3, size, size], channels_last, on the images' device. An image gives the same
+    numbers whichever others are with it.
+    """
+    device = images.canvas.device
+    out = torch.empty(len(images), size, size, 3, device=device)
+    for rows in torch.arange(len(images)).split(_chunk(size, device)):
+        view = resample(images, rows, central(images.sizes[rows]), size)
+        out[rows[0] : rows[-1] + 1] = _normalised(view, mean, std)
+    return out.permute(0, 3, 1, 2)
+
+
+def _chunks(
+    images: Images, drawn: Drawn, group: ViewGroup, size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views before normalisation, [n, C, size, size], each chunk with its rows of `drawn`.
+
+    `drawn` holds one view of all images after the other. Images with hue at the same place are
+    worked on together, so chunks do not come in order.
+    """
+    kernel = _kernel(group, size)
+    rank = color.places(drawn.factors, drawn.order).argsort(stable=True)
+    for rows in rank.split(_chunk(size, images.canvas.device)):
+        one = drawn.rows(rows)
+        view = resample(images, rows % len(images), one.box, size, one.flips, one.affine)
+        color.jitter_(view, one.factors, one.order)
+        color.grayscale_(view, one.grayscale)
+        color.blur_(view, one.sigma, kernel)
+        if group.solarize is not None:
+            color.solarize_(view, one.solarize, group.solarize.threshold)
+        yield rows, view
+
+
+def _chunk(size: int, device: torch.device) -> int:
+    """Views to make at once: on a processor what fits its cache, elsewhere far more."""
+    pixels = 2**16 if device.type == "cpu" else 2**23
+    return max(1, pixels // size**2)
+
+
+def _kernel(group: ViewGroup, size: int) -> int:
+    """Width of the blur: the recipe's, else the odd number nearest to a tenth of the side."""
+    kernel = max(3, size // 20 * 2 + 1)
+    if group.blur is not None and group.blur.kernel is not None:
+        kernel = group.blur.kernel
+    if kernel // 2 >= size:
+        raise Problem(
+            f"a blur of {kernel} pixels is too wide for views of {size}",
+            Exit.RECIPE,
+            "recipe.blur-kernel",
+            f"set the kernel to {2 * size - 1} or less, or to null for a tenth of the side",
+        )
+    return kernel
+
+
+def _normalised(view: Tensor, mean: Three, std: Three) -> Tensor:
+    """[n, size, size, 3]; one channel becomes three."""
+    shift, scale = torch.tensor([mean, std])[..., None, None].to(view.device, non_blocking=True)
+    view = view.expand(-1, 3, -1, -1).sub(shift).div_(scale)
+    return view.permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,12 @@
+"""Stand-in for data at a path."""
+
+from pathlib import Path
+from typing import Literal
+
+from clctl.recipe.sections import Count, Section
+
+
+class Config(Section):
+    name: Literal["folder"] = "folder"
+    path: Path
+    side: Count = 96
