@@ -115,11 +115,11 @@ def _finite(value: Any) -> Any:
 class Talk:
     """Everything that is said to people, on stderr; nothing at all when quiet.
 
-    On a terminal a task shows a live bar; elsewhere dated lines, the first at once, then one at
-    most every HEARTBEAT seconds.
+    On a terminal a task shows a live bar. Elsewhere a task that takes longer than FIRST seconds
+    gets a dated line then, one every HEARTBEAT seconds, and one at its end.
     """
 
-    HEARTBEAT = 20.0
+    FIRST, HEARTBEAT = 4.0, 20.0
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -140,7 +140,7 @@ class Talk:
         elif self.live:
             yield from self._bar(label, total, done)
         else:
-            yield from self._lines(label, total, done)
+            yield from self._lines(label, total)
 
     def _bar(self, label: str, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
         from rich.console import Console
@@ -157,17 +157,16 @@ class Talk:
             task = progress.add_task(label, total=total, completed=done, words="")
             yield lambda count, words="": progress.update(task, completed=count, words=clean(words))
 
-    def _lines(self, label: str, total: int, done: int) -> Iterator[Callable[[int, str], None]]:
-        last = -math.inf
+    def _lines(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        due, spoken = time.monotonic() + self.FIRST, False
 
         def tick(count: int, words: str = "") -> None:
-            nonlocal last
+            nonlocal due, spoken
             now = time.monotonic()
-            if now - last >= self.HEARTBEAT or count >= total:
-                last = now
+            if now >= due or (spoken and count >= total):
+                due, spoken = now + self.HEARTBEAT, True
                 stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
                 share = 100 * count // max(total, 1)
                 self.say(f"{stamp} {label} {count}/{total} {share}% {words}".rstrip())
 
-        tick(done)
         yield tick

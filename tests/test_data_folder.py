@@ -134,7 +134,9 @@ def test_split_folders_are_found(tmp_path, held):
         "train": ["train/a/0.png", "train/b/1.png"],
         name: [f"{held}/b/2.png"],
     }
-    assert data.splits[name].labels.tolist() == [1]
+    labels = data.splits[name].labels
+    assert labels is not None
+    assert labels.tolist() == [1]
     assert any("1 pictures outside" in note for note in data.notes)
 
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standin.recipe import GOOD, Recipe
@@ -21,12 +22,12 @@ def _standins(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-def take(text=GOOD, *overrides, data=None):
+def take(text=GOOD, *overrides, data=None) -> Any:
     Path("r.yaml").write_text(text, encoding="utf-8")
     return read(Path("r.yaml"), overrides, data)
 
 
-def mistakes(text=GOOD, *overrides, data=None):
+def mistakes(text=GOOD, *overrides, data=None) -> list[Any]:
     with pytest.raises(Problem) as caught:
         take(text, *overrides, data=data)
     first = caught.value
@@ -342,7 +343,7 @@ def test_find(tmp_path, monkeypatch):
             find(reference)
         assert (caught.value.code, caught.value.exit) == ("recipe.not-found", Exit.RECIPE)
         assert reference in caught.value.message
-        assert near in caught.value.suggestion
+        assert near in str(caught.value.suggestion)
     with pytest.raises(Problem, match="is a folder"):
         find(".")
 

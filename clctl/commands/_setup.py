@@ -36,7 +36,8 @@ class Machine:
     def words(self) -> str:
         """Device and precision in words."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
-        threads = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        count = torch.get_num_threads()
+        threads = f"{count} thread{'s' * (count > 1)}" if self.device.type == "cpu" else ""
         precision = "bf16" if self.amp else "fp32"
         return ", ".join(w for w in (str(self.device), name or threads, precision) if w)
 

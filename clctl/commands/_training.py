@@ -177,7 +177,8 @@ class Trainer:
         encoder = self.method.get_submodule(self.method.evaluated)
         ready = _setup.preparation(self.recipe.views)
         bank, queries = self._held
-        assert bank.labels is not None and queries.labels is not None
+        assert bank.labels is not None
+        assert queries.labels is not None
         a, b = (extract(encoder, part.images, ready, self.where.device) for part in (bank, queries))
         votes = knn(a, bank.labels, b, classes=self.classes)
         return score(votes, queries.labels).metrics["top1"]

@@ -10,22 +10,20 @@ from typing import Any
 
 import torch
 
-import clctl
 from clctl import optim
 from clctl.commands import _setup, _trained
 from clctl.commands._announce import announce, describe, provenance, rehearse
 from clctl.commands._finish import finish, outcome
 from clctl.commands._stop import Stop, seconds
 from clctl.commands._training import Trainer
+from clctl.commands.views import draw
 from clctl.console import Exit, Problem, Talk
 from clctl.data.feed import Feed
 from clctl.data.open import load
-from clctl.images import DataSet
-from clctl.method import Method
 from clctl.recipe import identity
 from clctl.recipe.read import find, read
 from clctl.recipe.sections import Recipe
-from clctl.report.document import Report, duration, percent
+from clctl.report.document import Report, percent
 from clctl.store import checkpoint, files, reference
 from clctl.store.run import Run
 
@@ -93,7 +91,9 @@ def pretrain(order: Order, talk: Talk) -> Report:
         state = {"schema": "clctl/run/1", "identity": part, **_launch(order, where)}
         run.write_json(RUN, {**state, "status": "running", "resumed_from": trainer.start})
         run.rewind(trainer.start)
-        reason = None
+        trainer.last = next(iter(run.records()[::-1]), {})
+        if not (views := run.pictures / "views.png").exists():
+            draw(recipe, split, dataset.classes, where.device, views)
         if trainer.start < trainer.total:
             with Stop(limit).listening() as stop:
                 reason = trainer.go(stop)

@@ -114,7 +114,7 @@ def _check(model: "ModelProto", data: bytes, subject: Subject) -> None:
             ours = subject.encoder(x)
         theirs = _run(session, x)
         difference = ((ours - theirs).abs().max() / ours.abs().max()).item()
-        if ours.shape != theirs.shape or not difference <= TOLERANCE:
+        if not difference <= TOLERANCE:  # true for NaN too
             raise Problem(
                 f"onnxruntime differs from torch by {difference:.2g} of the largest feature "
                 f"on {batch} images; nothing was written",

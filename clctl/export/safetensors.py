@@ -55,7 +55,7 @@ model = Config({settings}).build({subject.size}).eval()
 weights = load_file({str(path)!r})
 model.load_state_dict({{key.removeprefix("{_PREFIX}."): w for key, w in weights.items()}})
 {picture(subject)}
-features = model(torch.from_numpy(x))
+features = model(torch.from_numpy(x)).detach()
 """
 
 

@@ -47,12 +47,13 @@ def write(subject: Subject, folder: Path) -> Path:
         files.make(draft)
         _weights.save(draft / _MODEL, subject)
         files.write(draft / _CONFIG, documents.encode(_config(subject)) + b"\n")
-        replaces = reading.exists(path)
-        if replaces:
+        if replaces := reading.exists(path):
             files.rename(path, old)
         files.rename(draft, path)
     except BaseException:
         with suppress(Problem):  # the first error is the one to tell
+            if reading.exists(old):
+                files.rename(old, path)
             files.remove(draft)
         raise
     if replaces:
@@ -83,7 +84,7 @@ from PIL import Image, ImageOps
 
 model = timm.create_model({f"local-dir:{path}"!r}, pretrained=True, num_classes=0).eval()
 {picture(subject)}
-features = model(torch.from_numpy(x))
+features = model(torch.from_numpy(x)).detach()
 """
 
 

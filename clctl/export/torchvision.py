@@ -62,7 +62,7 @@ from safetensors.torch import load_file
 {model}
 model.load_state_dict(load_file({str(path)!r}))
 {picture(subject)}
-features = model(torch.from_numpy(x))
+features = model(torch.from_numpy(x)).detach()
 """
 
 

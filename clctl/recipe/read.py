@@ -195,10 +195,10 @@ def validated(tree: Node) -> tuple[Recipe | None, list[Problem]]:
             continue  # told by the validation of the whole
         name = _mapping(node).get("name")
         names = known(package)
-        if name is None or name.value not in names:
+        if name is None or not isinstance(name.value, str) or name.value not in names:
             problems.append(unknown_name(Spot(Any, node, key), names))
             continue
-        model = config(package, str(name.value))
+        model = config(package, name.value)
         try:
             chosen[key] = model.model_validate_json(json.dumps(node.plain()))
         except ValidationError as error:

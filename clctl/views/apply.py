@@ -99,8 +99,8 @@ def _chunks(
     worked on together, so chunks do not come in order.
     """
     kernel = _kernel(group, size)
-    rank = color.places(drawn.factors, drawn.order).argsort(stable=True)
-    for rows in rank.split(_chunk(size, images.canvas.device)):
+    limit = _chunk(size, images.canvas.device)
+    for rows in (rows for part in color.alike(drawn) for rows in part.split(limit) if len(rows)):
         one = drawn.rows(rows)
         view = resample(images, rows % len(images), one.box, size, one.flips, one.affine)
         color.jitter_(view, one.factors, one.order)
@@ -113,7 +113,7 @@ def _chunks(
 
 def _chunk(size: int, device: torch.device) -> int:
     """Views to make at once: on a processor what fits its cache, elsewhere far more."""
-    pixels = 2**16 if device.type == "cpu" else 2**23
+    pixels = 2**17 if device.type == "cpu" else 2**23
     return max(1, pixels // size**2)
 
 
@@ -135,5 +135,5 @@ def _kernel(group: ViewGroup, size: int) -> int:
 def _normalised(view: Tensor, mean: Three, std: Three) -> Tensor:
     """[n, size, size, 3]; one channel becomes three."""
     shift, scale = torch.tensor([mean, std])[..., None, None].to(view.device, non_blocking=True)
-    view = view.expand(-1, 3, -1, -1).sub(shift).div_(scale)
+    view = view.expand(-1, 3, -1, -1).contiguous().sub_(shift).div_(scale)
     return view.permute(0, 2, 3, 1).contiguous()

@@ -7,13 +7,13 @@ of one channel saturation, hue and grayscale do nothing.
 Source: torchvision.transforms.v2.functional on float tensors, which clamp after every operation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clctl.views.draw import CONTRAST, HUE, SATURATION
+from clctl.views.draw import CONTRAST, HUE, SATURATION, Drawn
 
 LUMA = (0.2989, 0.587, 0.114)
 NO_HUE, UNTOUCHED = 4, 5
@@ -27,15 +27,17 @@ def gray(view: Tensor) -> Tensor:
     return out.add_(view[:, 1:2], alpha=LUMA[1]).add_(view[:, 2:], alpha=LUMA[2])
 
 
-def places(factors: Tensor, order: Tensor) -> Tensor:
-    """Where hue stands in each image's order, 0 to 3; 4 for images without, 5 if left as is.
+def alike(drawn: Drawn) -> Iterator[Tensor]:
+    """Rows of the images that have hue at one and the same place of their order, if at all.
 
-    Images of one place are jittered together, so a batch of few places is faster. int64 [n].
+    Such images are worked on together without copies: within a part, those that become grey
+    and those that are blurred each lie side by side, in slices of it as well.
     """
-    place = (order == HUE).int().argmax(1)
-    still = factors == torch.tensor([1.0, 1.0, 1.0, 0.0])
-    place = torch.where(still[:, HUE], NO_HUE, place)
-    return torch.where(still.all(1), UNTOUCHED, place)
+    place = _places(drawn.factors, drawn.order)
+    blurred = drawn.sigma > 0
+    corner = torch.where(blurred, 3 - drawn.grayscale.int(), drawn.grayscale.int())
+    rank = (4 * place + corner).argsort(stable=True)
+    yield from rank.split(place.bincount(minlength=UNTOUCHED + 1).tolist())
 
 
 def jitter_(view: Tensor, factors: Tensor, order: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def jitter_(view: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     if view.shape[1] == 1:
         factors = factors.clone()
         factors[:, SATURATION], factors[:, HUE] = 1.0, 0.0
-    found = places(factors, order)
+    found = _places(factors, order)
     for place in found.unique().tolist():
         if place != UNTOUCHED:
             _on(view, found == place, _jitter, place, factors, order)
@@ -74,14 +76,27 @@ def solarize_(view: Tensor, chosen: Tensor, threshold: float) -> Tensor:
 
 def _on(view: Tensor, chosen: Tensor, op: Callable[..., object], *given: Tensor | int) -> Tensor:
     """Run `op` in place on the chosen images, with their rows of the given tensors."""
-    if chosen.all():
-        op(view, *given)
-    elif chosen.any():
-        at = chosen.nonzero()[:, 0].to(view.device, non_blocking=True)
+    at = chosen.nonzero()[:, 0]
+    if len(at) == 0:
+        return view
+    rows = [g[at] if isinstance(g, Tensor) else g for g in given]
+    first, last = int(at[0]), int(at[-1]) + 1
+    if last - first == len(at):
+        op(view[first:last], *rows)
+    else:
+        at = at.to(view.device, non_blocking=True)
         part = view.index_select(0, at)
-        op(part, *(g[chosen] if isinstance(g, Tensor) else g for g in given))
+        op(part, *rows)
         view.index_copy_(0, at, part)
     return view
+
+
+def _places(factors: Tensor, order: Tensor) -> Tensor:
+    """Where hue stands in each order, 0 to 3; 4 for images without, 5 if left as is: [n]."""
+    place = (order == HUE).int().argmax(1)
+    still = factors == torch.tensor([1.0, 1.0, 1.0, 0.0])
+    place = torch.where(still[:, HUE], NO_HUE, place)
+    return torch.where(still.all(1), UNTOUCHED, place)
 
 
 def _jitter(view: Tensor, place: int, factors: Tensor, order: Tensor) -> None:

@@ -8,7 +8,8 @@ Source: torchvision.transforms.v2 for every distribution.
 Differs: shifts of the affine are not rounded to whole pixels.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,8 +63,9 @@ class Drawn:
 
     def rows(self, rows: slice | Tensor) -> "Drawn":
         """The parameters of the images at `rows`."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return Drawn(*(None if value is None else value[rows] for value in values))
+        values = vars(self).items()
+        picked: dict[str, Any] = {k: None if v is None else v[rows] for k, v in values}
+        return Drawn(**picked)
 
 
 def draw(group: ViewGroup, sizes: Tensor, generator: torch.Generator) -> Drawn:
