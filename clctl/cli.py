@@ -11,6 +11,23 @@ import typer
 
 import clctl
 from clctl.console import Exit, Talk, clean, dump
+from clctl.options import (
+    CKPT,
+    DATA,
+    DEVICE,
+    DOWNLOAD,
+    DRY_RUN,
+    FRESH,
+    GATE,
+    INIT_FROM,
+    JSON,
+    MAX_TIME,
+    OUT,
+    QUIET,
+    RECIPE,
+    SET,
+    SPLIT,
+)
 
 if TYPE_CHECKING:
     from clctl.report.document import Report
@@ -24,30 +41,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-RECIPE = Annotated[str, typer.Argument(help="A recipe file, or the name of a packaged recipe.")]
-CKPT = Annotated[
-    str, typer.Argument(help="A run folder, a checkpoint folder, or a .safetensors file of clctl.")
-]
-DATA = Annotated[
-    str | None,
-    typer.Option("--data", help="Other data: a source's name, a .npz or .safetensors, a folder."),
-]
-SPLIT = Annotated[
-    str | None, typer.Option("--split", help="train, val, test or all. Default: test, else val.")
-]
-SET = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."),
-]
-DEVICE = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, all or mps.")]
-GATE = Annotated[
-    str | None,
-    typer.Option("--fail-under", metavar="METRIC=SHARE", help="Exit 1 below it: top1=0.70."),
-]
-JSON = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-QUIET = Annotated[bool, typer.Option("-q", "--quiet", help="Only the result, in one word.")]
-OUT = "-o", "--out"
 
 
 def _print(report: "Report", as_json: bool, quiet: bool) -> int:
@@ -86,23 +79,11 @@ def pretrain(
     data: DATA = None,
     overrides: SET = None,
     device: DEVICE = "auto",
-    init_from: Annotated[
-        str | None,
-        typer.Option("--init-from", metavar="CKPT", help="Start from another run's encoder."),
-    ] = None,
-    max_time: Annotated[
-        str | None,
-        typer.Option("--max-time", help="Save and exit 75 after this long: 8h, 90m, 1h30m."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all, time a few steps, write nothing.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="A new folder, even if this run exists.")
-    ] = False,
-    download: Annotated[
-        bool, typer.Option("--download", help="Allow a source to fetch what is not there.")
-    ] = False,
+    init_from: INIT_FROM = None,
+    max_time: MAX_TIME = None,
+    dry_run: DRY_RUN = False,
+    fresh: FRESH = False,
+    download: DOWNLOAD = False,
     out: Annotated[
         Path | None, typer.Option(*OUT, help="The run's folder. Default: runs/NAME-HASH.")
     ] = None,
@@ -115,17 +96,9 @@ def pretrain(
     """
     from clctl.commands.pretrain import Order, pretrain
 
+    changes = tuple(overrides or ())
     order = Order(
-        recipe=recipe,
-        overrides=tuple(overrides or ()),
-        data=data,
-        device=device,
-        init_from=init_from,
-        max_time=max_time,
-        dry_run=dry_run,
-        fresh=fresh,
-        download=download,
-        out=out,
+        *(recipe, changes, data, device, init_from, max_time, dry_run, fresh, download, out)
     )
     return _print(pretrain(order, Talk(quiet)), as_json, quiet)
 

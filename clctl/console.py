@@ -88,7 +88,7 @@ class Problem(Exception):
                 f"   {' ' * len(number)} | {' ' * (self.column - 1)}{'^' * max(self.width, 1)}"
             )
         if self.suggestion is not None:
-            lines.append(f"  try: {clean(self.suggestion)}")
+            lines.append(f"  help: {clean(self.suggestion)}")
         return "\n".join([*lines, *(p.text() for p in self.others)])
 
 

@@ -34,13 +34,14 @@ def mean(x: Tensor) -> Tensor:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
         parts = [torch.empty_like(x) for _ in range(world()[1])]
-        dist.all_gather(parts, x.contiguous())
+        dist.all_gather(parts, x)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].clone()
+        grad = _copy(grads[0])
         dist.all_reduce(grad)
         rank, size = world()
         return grad.chunk(size)[rank]
@@ -49,12 +50,17 @@ class _Gather(torch.autograd.Function):
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
+        x = _copy(x)
         dist.all_reduce(x)
         return x
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].clone()
+        grad = _copy(grads[0])
         dist.all_reduce(grad)
         return grad
+
+
+def _copy(x: Tensor) -> Tensor:
+    # NCCL takes no other memory order, and a gradient of a matrix product often is transposed.
+    return x.clone(memory_format=torch.contiguous_format)

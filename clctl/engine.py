@@ -61,7 +61,7 @@ class Tick:
         """
         names = ["loss", *self.out.metrics]
         values = [self.out.loss.detach(), *self.out.metrics.values(), self.finite]
-        *numbers, finite = torch.stack([v.double() for v in values]).tolist()
+        *numbers, finite = torch.stack([v.float() for v in values]).tolist()
         if not finite:
             raise Problem(
                 f"the loss is not finite at or before step {self.step}",

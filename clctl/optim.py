@@ -19,7 +19,7 @@ class LARS(Optimizer):
         v <- momentum v + g,       w <- w - lr v
 
     with `clip`, local = min(eta |w| / (|g| + wd |w|) / lr, 1). Groups whose `adapt` is false are
-    neither decayed nor adapted, nor is a tensor whose weight or gradient is zero.
+    neither decayed nor adapted; for a tensor whose weight or gradient is zero, local = 1.
 
     Source: You et al. 2017, arXiv:1708.03888, Alg. 1; exclusions and clipping as in the recipes
     of SimCLR (arXiv:2002.05709) and BYOL (arXiv:2006.07733).
@@ -126,6 +126,5 @@ def restore(optimizer: Optimizer, method: Method, saved: dict[str, Tensor]) -> N
         slot, name = key.split(".", 1)
         p = parameters[name]
         # AdamW counts its steps on the CPU, all else lives with the parameter.
-        home = value.device if value.dim() == 0 else p.device
-        state = torch.empty_like(p) if value.shape == p.shape else torch.empty_like(value)
-        optimizer.state[p][slot] = state.copy_(value).to(home)
+        state = value.clone() if slot == "step" else torch.empty_like(p).copy_(value)
+        optimizer.state[p][slot] = state

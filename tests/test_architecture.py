@@ -11,11 +11,12 @@ PACKAGE = ROOT / "clctl"
 FLOORS = (
     {"console"},  # talk and errors, which the other rooms of its floor need
     {"recipe", "store", "rng", "distributed"},
-    {"losses", "nn", "encoders"},
-    {"method", "optim", "images"},
+    {"losses", "nn", "method"},
+    {"encoders", "optim", "images"},
     {"methods", "views", "data", "evaluate"},
     {"engine", "export", "report"},
     {"commands"},
+    {"options"},
     {"cli"},
     {"__main__"},
 )

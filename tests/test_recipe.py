@@ -108,6 +108,10 @@ ONE = [
     (("[0.5, 1]", "[1, 0.5]"), (12, 7, 4), "value", "scale must be [low, high]", None),
     (("seed: 3", "name: a b"), (2, 7, 3), "value", "`name` must match", None),
     (("seed: 3", "seed: 3\nseed: 4"), (3, 1, 4), "duplicate-key", "first in line 2", "keep one"),
+    (("1e-3", ".inf"), (17, 7, 4), "number", "numbers must be finite", None),
+    (("seed: 3", "seed: *a"), (2, 7, 2), "alias", "`*a`", "write the value out"),
+    (("epochs: 2", "epochs: !!str 2"), (14, 11, 7), "tag", "tags", "without its tag"),
+    (("path: pictures", 'path: "\\ud800"'), (3, 28, 8), "text", "half a character", None),
     (("name: byol\n  momentum: 0.9", "name: simclr\n  temperature: 1\n  queue: 0.5"), (8, 10, 3), "type", "a whole number or `auto`", None),
 ]  # fmt: skip
 

@@ -27,6 +27,7 @@ def refused(text):
 
 NUMBERS = {
     "0": 0, "-0": 0, "7": 7, "+7": 7, "-12": -12, "9223372036854775807": 2**63 - 1,
+    "-9223372036854775808": -(2**63),
     "1e-3": 0.001, "1E+3": 1000.0, "-2.5e2": -250.0, "1.": 1.0, ".5": 0.5, "-.5": -0.5, "0.10": 0.1,
     "1e-06": 1e-6, "1e+16": 1e16,
 }  # fmt: skip
@@ -216,7 +217,7 @@ def test_largest_file_and_byte_order_mark_are_read(tmp_path):
     tree, problems = load(write(tmp_path, content + b"#" * (MAX_BYTES - len(content))), "r")
     assert (tree.plain(), problems) == ({"a": 1}, [])
     found: Any = tree.value
-    assert found["a"].place.column == 4
+    assert (found["a"].place.column, found["a"].place.excerpt) == (4, "a: 1")
 
 
 def test_missing_file_and_folder(tmp_path):

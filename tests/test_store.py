@@ -1,5 +1,6 @@
 """Files, checkpoints, references and runs as they are when nothing fails."""
 
+import errno
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from clctl.console import Exit, Problem
-from clctl.store import checkpoint, reading, reference, tensors
+from clctl.store import checkpoint, disk, files, reading, reference, tensors
 
 
 def save(run: Path, step: int, **about) -> Path:
@@ -121,8 +122,10 @@ def test_find_takes_a_run_a_checkpoint_or_a_file(tmp_path, monkeypatch):
 def test_find_falls_back_in_a_run_but_never_from_what_was_named(tmp_path, capsys):
     save(tmp_path, 1)
     folder = save(tmp_path, 2)
-    (folder / "model.safetensors").write_bytes(b"")
-    for name in (folder, folder / "model.safetensors"):
+    raw = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(raw[:-1] + b"!")
+    (tmp_path / "best.safetensors").symlink_to(folder / "model.safetensors")
+    for name in (folder, folder / "model.safetensors", tmp_path / "best.safetensors"):
         with pytest.raises(Problem, match=r"model\.safetensors is damaged") as caught:
             reference.find(str(name))
         assert (caught.value.exit, caught.value.code) == (Exit.CHECKPOINT, "checkpoint.damaged")
@@ -156,6 +159,14 @@ def test_match_strips_the_prefixes_of_wrappers_and_keeps_names_that_are_meant():
     found = reference.match(given, {"a": (2,), "module.b": (1, 3)}, "tiny")
     assert found.keys() == {"a", "module.b"}
     assert found["a"] is given["module._orig_mod.a"]
+
+
+@pytest.mark.parametrize("given", [{}, {"a": 2, "b": 1}, {"a": 3}])
+def test_match_takes_nothing_but_exactly_what_is_expected(given):
+    with pytest.raises(Problem, match="of 1 tensors of tiny match"):
+        reference.match(
+            {name: torch.zeros(size) for name, size in given.items()}, {"a": (2,)}, "tiny"
+        )
 
 
 def test_match_counts_and_names_what_does_not_fit():
@@ -218,3 +229,15 @@ def test_a_flipped_bit_or_a_cut_at_each_64th_is_noticed(tmp_path, name):
     assert found == folder.with_name("step-00000001")
     assert len(said) == 1
     assert f"{folder.name}/{name}" in said[0]
+
+
+def test_a_file_system_without_folder_sync_is_no_fault(tmp_path, monkeypatch):
+    class NoSync(disk.System):
+        @staticmethod
+        def fsync(handle: int) -> None:
+            if os.path.isdir(f"/proc/self/fd/{handle}"):
+                raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(disk, "system", NoSync())
+    files.write(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"

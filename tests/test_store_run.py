@@ -1,4 +1,4 @@
-"""A run's folder: modes, links, the log, JSON documents and the lock."""
+"""A run's folder: modes, links, the log, JSON documents, the lock, and kills."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_a_torn_last_line_is_neither_read_nor_kept(tmp_path):
     assert run.records() == [{"step": 1, "loss": None, "file": "caf\udce9"}]
     run.log({"step": 3})
     assert [record["step"] for record in run.records()] == [1, 3]
-    log.write_bytes(b"torn at once")
+    log.write_bytes(b"torn at once, and longer than a line")
     run.log({"step": 4})
     assert log.read_bytes() == b'{"step": 4}\n'
     with pytest.raises(ValueError, match="one line"):
@@ -180,3 +180,51 @@ def test_readers_of_growing_files_stop_at_their_limit(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(Problem, match="not a regular file"):  # and it does not hang
         reading.digest(tmp_path / "pipe")
+
+
+KILLED = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import torch
+from clctl.store import checkpoint
+torch.set_num_threads(1)
+run, clock = Path(sys.argv[1]), random.Random(3)
+reader, writer = os.pipe()
+step = 0
+for _ in range(8):
+    child = os.fork()
+    if child == 0:
+        while True:
+            step += 1
+            full = lambda sign: {"w": torch.full((20_000,), float(sign * step))}
+            checkpoint.save(run, step, full(1), full(-1), {}, {})
+            os.write(writer, step.to_bytes(8, "little"))
+            checkpoint.prune(run, 2)
+    done = int.from_bytes(os.read(reader, 8), "little")  # it runs
+    time.sleep(clock.uniform(0.0, 0.15))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.set_blocking(reader, False)
+    while True:
+        try:
+            done = int.from_bytes(os.read(reader, 8), "little")
+        except BlockingIOError:
+            break
+    os.set_blocking(reader, True)
+    said = []
+    model, state, _, manifest = checkpoint.load(checkpoint.newest(run, said.append))
+    step = manifest["step"]
+    right = set(model["w"].tolist()) == {step} and set(state["w"].tolist()) == {-step}
+    print(json.dumps({"done": done, "newest": step, "right": right, "said": said}))
+"""
+
+
+def test_kill_9_of_a_writer_leaves_the_last_save(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    kills = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (len(kills), done.stderr) == (8, "")
+    for kill in kills:
+        assert kill["newest"] in (kill["done"], kill["done"] + 1), kill
+        assert kill["right"], kill
+        assert kill["said"] == []

@@ -72,9 +72,10 @@ def test_no_tensors_and_no_metadata(tmp_path):
     assert tensors.read(tmp_path / "a.safetensors") == ({}, {"format": "pt"})
 
 
-def test_every_tensor_is_aligned_to_its_elements(tmp_path):
+@pytest.mark.parametrize("length", range(8))
+def test_every_tensor_is_aligned_to_its_elements(tmp_path, length):
     path = tmp_path / "a.safetensors"
-    tensors.write(path, everything(), {})
+    tensors.write(path, everything(), {"x": "x" * length})
     raw = path.read_bytes()
     count = int.from_bytes(raw[:8], "little")
     assert count % 8 == 0

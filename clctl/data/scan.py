@@ -82,7 +82,7 @@ def scan(folder: str) -> Found:
                 queue.append((entry.path, f"{name}/"))
             elif not stat.S_ISREG(status.st_mode):
                 others["pipes, sockets or devices"] += 1
-            elif (suffix := Path(entry.name).suffix.lower()) in SUFFIXES:
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
                 files.append(File(entry.path, _text(name), status.st_size, status.st_mtime_ns))
             else:
                 others[_text(suffix) or "without suffix"] += 1

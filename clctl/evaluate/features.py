@@ -15,7 +15,7 @@ Prepare = Callable[[Images], Tensor]  # images -> float [B, 3, size, size], norm
 def frozen(encoder: nn.Module) -> Iterator[None]:
     """Eval mode without gradients inside the block, and proof that nothing was changed by it."""
     state = [*encoder.parameters(), *encoder.buffers()]
-    versions = [tensor._version for tensor in state]
+    before = [(id(tensor), tensor._version) for tensor in state]
     training = {name: module.training for name, module in encoder.named_modules()}
     encoder.eval()
     try:
@@ -24,7 +24,8 @@ def frozen(encoder: nn.Module) -> Iterator[None]:
     finally:
         for name, module in encoder.named_modules():
             module.training = training[name]
-    if versions != [tensor._version for tensor in state]:
+    now = [*encoder.parameters(), *encoder.buffers()]
+    if before != [(id(tensor), tensor._version) for tensor in now]:
         raise AssertionError("evaluation changed the encoder's parameters or statistics")
 
 

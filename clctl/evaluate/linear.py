@@ -50,7 +50,7 @@ def linear(
         choose: Samples to choose the penalty on; None holds out a tenth of (x, y).
 
     Raises:
-        ValueError: If y has fewer than two classes.
+        ValueError: If y has fewer than two classes, or nothing can be held out.
     """
     if len(np.unique(y)) < 2:
         raise ValueError("a linear probe needs training labels of at least two classes")
@@ -92,13 +92,14 @@ def folds(x: np.ndarray, y: np.ndarray, *, classes: int, count: int = 5) -> Prob
 
 
 def _tenth(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of nine tenths and one tenth, stratified where every class has two samples."""
-    held = max(round(len(y) / 10), len(np.unique(y)))
-    counts = np.bincount(y)
-    even = counts[counts > 0].min() >= 2 and len(y) - held >= len(np.unique(y))
+    """Indices of nine tenths and one tenth, stratified; the only sample of a class is fitted."""
     rows = np.arange(len(y))
-    fit, out = train_test_split(rows, test_size=held, stratify=y if even else None, random_state=0)
-    return np.sort(fit), np.sort(out)
+    several = rows[np.bincount(y)[y] >= 2]
+    if not len(several):
+        raise ValueError("no class has two training samples, one to fit and one to hold out")
+    count = max(round(len(several) / 10), len(np.unique(y[several])))
+    _, out = train_test_split(several, test_size=count, stratify=y[several], random_state=0)
+    return np.setdiff1d(rows, out), np.sort(out)
 
 
 def _sweep(

@@ -160,11 +160,9 @@ def need(extra: str, *modules: str) -> None:
 
 
 def picture(subject: Subject) -> str:
-    """Lines that turn picture.jpg into `x`, a float32 array [1, 3, size, size]."""
-    side = subject.size
+    """Lines that turn picture.jpg into `x`, a float32 tensor [1, 3, size, size]."""
     return f"""\
 image = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
-w, h, s = *image.size, min(image.size)
-image = image.crop(((w - s) // 2, (h - s) // 2, (w + s) // 2, (h + s) // 2))
-image = np.float32(image.resize(({side}, {side}), Image.Resampling.BILINEAR)) / 255
-x = np.float32((image - {list(subject.mean)}) / {list(subject.std)}).transpose(2, 0, 1)[None]"""
+image = F.resize(F.center_crop(image, min(image.size)), {[subject.size] * 2})
+x = F.to_dtype(F.to_image(image), torch.float32, scale=True)
+x = F.normalize(x, {list(subject.mean)}, {list(subject.std)})[None]"""

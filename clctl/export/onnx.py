@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clctl.console import Exit, Problem
-from clctl.export._subject import Subject, claim, need, picture
+from clctl.export._subject import Subject, claim, need
 from clctl.rng import generator
 from clctl.store import files, reading
 from clctl.store.reference import KEY
@@ -59,12 +59,18 @@ def outputs(path: Path, subject: Subject, x: "Tensor") -> "Tensor":
 
 def paste(subject: Subject, path: Path) -> str:
     """Lines of Python that load the file and give features of a picture; without torch."""
+    side = (subject.size, subject.size)
     return f"""\
 import numpy as np, onnxruntime
 from PIL import Image, ImageOps
 
 model = onnxruntime.InferenceSession({str(path)!r}, providers=["CPUExecutionProvider"])
-{picture(subject)}
+image = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
+s = min(image.size)
+left, top = (round((side - s) / 2) for side in image.size)
+image = image.crop((left, top, left + s, top + s)).resize({side}, Image.Resampling.BILINEAR)
+x = (np.float32(image) / 255 - {list(subject.mean)}) / {list(subject.std)}
+x = np.float32(x.transpose(2, 0, 1)[None])
 features = model.run(None, {{"image": x}})[0]
 """
 
@@ -136,7 +142,7 @@ def _session(source: str | bytes) -> Any:
 def _run(session: Any, x: "Tensor") -> "Tensor":
     import torch
 
-    return torch.from_numpy(session.run(["features"], {"image": x.numpy()})[0])
+    return torch.from_numpy(session.run(["features"], {"image": x.contiguous().numpy()})[0])
 
 
 def _ours(path: Path) -> bool:

@@ -46,16 +46,17 @@ def paste(subject: Subject, path: Path) -> str:
     """Lines of Python that load the file and give features of a picture; with clctl."""
     settings = ", ".join(f"{key}={value!r}" for key, value in _settings(subject).items())
     return f"""\
-import numpy as np, torch
+import torch
 from clctl.encoders.{subject.architecture} import Config
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
+from torchvision.transforms.v2 import functional as F
 
 model = Config({settings}).build({subject.size}).eval()
 weights = load_file({str(path)!r})
 model.load_state_dict({{key.removeprefix("{_PREFIX}."): w for key, w in weights.items()}})
 {picture(subject)}
-features = model(torch.from_numpy(x)).detach()
+features = model(x).detach()
 """
 
 

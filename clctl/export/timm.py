@@ -79,12 +79,13 @@ def outputs(path: Path, subject: Subject, x: "Tensor") -> "Tensor":
 def paste(subject: Subject, path: Path) -> str:
     """Lines of Python that load the folder and give features of a picture; without clctl."""
     return f"""\
-import numpy as np, timm, torch
+import timm, torch
 from PIL import Image, ImageOps
+from torchvision.transforms.v2 import functional as F
 
 model = timm.create_model({f"local-dir:{path}"!r}, pretrained=True, num_classes=0).eval()
 {picture(subject)}
-features = model(torch.from_numpy(x)).detach()
+features = model(x).detach()
 """
 
 

@@ -55,14 +55,15 @@ def paste(subject: Subject, path: Path) -> str:
     else:
         model += "\nmodel.fc = torch.nn.Identity()"
     return f"""\
-import numpy as np, torch, torchvision
+import torch, torchvision
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
+from torchvision.transforms.v2 import functional as F
 
 {model}
 model.load_state_dict(load_file({str(path)!r}))
 {picture(subject)}
-features = model(torch.from_numpy(x)).detach()
+features = model(x).detach()
 """
 
 

@@ -18,7 +18,7 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.5) -> Tensor:
 
     Args:
         a, b: Projections of the two views, float [N, D], any norm; row i of both is sample i.
-            fp16 and bf16 are computed in fp32.
+            fp16 and bf16 are computed in fp32, under autocast too.
         temperature: t > 0.
 
     Returns:
@@ -39,7 +39,8 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float = 0.5) -> Tensor:
     mine = torch.arange(n, device=a.device) + rank * n
     itself = torch.cat([mine, mine + ranks * n])
     partner = torch.cat([mine + ranks * n, mine])
-    logits = anchors @ everyone.T / temperature
+    with torch.autocast(a.device.type, enabled=False):
+        logits = anchors @ everyone.T / temperature
     # Out of place, for autograd keeps the product.
     logits = logits.scatter(1, itself[:, None], float("-inf"))
     return F.cross_entropy(logits, partner)

@@ -192,7 +192,7 @@ class _Reading:
 
     def scalar(self, event: Any, place: Place) -> str | int | float | bool | None:
         if isinstance(event, yaml.AliasEvent):
-            return None
+            return f"*{event.anchor}"
         text = whole(event.value)
         if text is None:
             self.refuse(place, "text must not hold NUL or half a character", "recipe.text")
@@ -203,7 +203,7 @@ class _Reading:
             return resolve(text)
         except ValueError as error:
             self.refuse(place, f"{error}: {text[:40]}", "recipe.number")
-            return None
+            return text
 
     def refuse_references(self, event: Any, place: Place) -> None:
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:

@@ -61,13 +61,8 @@ def append(path: Path, line: bytes) -> None:
     with disk.writing(path, len(line) + 1):
         handle = disk.system.open(path, flags, 0o666)
         try:
-            end = _drop_torn_line(handle)
-            try:
-                _put(handle, line + b"\n")
-            except BaseException:
-                with suppress(OSError):  # a torn line is dropped by the next append
-                    disk.system.truncate(handle, end)
-                raise
+            _drop_torn_line(handle)
+            _put(handle, line + b"\n")
         finally:
             disk.system.close(handle)
 
@@ -129,8 +124,8 @@ def _put(handle: int, data: bytes | memoryview) -> None:
         rest = rest[disk.system.write(handle, rest) :]
 
 
-def _drop_torn_line(handle: int) -> int:
-    """Cut off what follows the last newline, which a crash left; gives the file's end."""
+def _drop_torn_line(handle: int) -> None:
+    """Cut off what follows the last newline, which a fault left, and go to the file's end."""
     size = end = os.lseek(handle, 0, os.SEEK_END)
     while end > 0:
         start = max(0, end - _TAIL)
@@ -141,7 +136,7 @@ def _drop_torn_line(handle: int) -> int:
             break
     if end < size:
         disk.system.truncate(handle, end)
-    return os.lseek(handle, end, os.SEEK_SET)
+    os.lseek(handle, end, os.SEEK_SET)
 
 
 def _sync(folder: Path) -> None:

@@ -53,10 +53,10 @@ def find(reference: str, say: Callable[[str], None] | None = None) -> Found:
             f"{reference} does not exist", Exit.CHECKPOINT, "checkpoint.not-found", _near(path)
         )
     if not os.path.isdir(path):
-        home = Path(os.path.realpath(path)).parent
-        if path.name == checkpoint.MODEL and os.path.exists(home / checkpoint.MANIFEST):
-            checkpoint.verify(home)
-            return _found(path, home)
+        real = Path(os.path.realpath(path))
+        if real.name == checkpoint.MODEL and reading.exists(real.parent / checkpoint.MANIFEST):
+            checkpoint.verify(real.parent)
+            return _found(path, real.parent)
         return _found(path, None)
     inside = reading.names(path)
     if checkpoint.MANIFEST in inside or checkpoint.MODEL in inside:

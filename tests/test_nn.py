@@ -1,0 +1,87 @@
+"""Heads, teachers and the gauge of collapse."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from clctl.nn.mlp import mlp
+from clctl.nn.momentum import cosine, follow, frozen_copy
+from clctl.nn.spread import spread
+from clctl.rng import generator, seeded
+
+
+def test_mlp_has_norms_between_its_layers_and_no_bias_before_one():
+    kinds = [type(layer) for layer in mlp(8, 16, 4)]
+    assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
+    first, _, _, last = mlp(8, 16, 4)
+    assert (first.in_features, first.out_features, first.bias) == (8, 16, None)
+    assert (last.in_features, last.out_features) == (16, 4)
+    assert last.bias is not None
+    assert [type(layer) for layer in mlp(8, 4)] == [nn.Linear]
+
+
+def test_mlp_may_end_in_a_norm_without_scale():
+    *_, last, norm = mlp(8, 16, 4, last_norm=True)
+    assert last.bias is None
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert not list(norm.parameters())
+    x = torch.randn(64, 8, generator=generator("mlp"))
+    out = mlp(8, 16, 4, last_norm=True)(x)
+    torch.testing.assert_close(out.mean(dim=0), torch.zeros(4), atol=1e-5, rtol=0)
+
+
+def pair() -> tuple[nn.Module, list[nn.Module]]:
+    with seeded("nn", "momentum"):
+        online = [nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Linear(4, 2)]
+        teacher = frozen_copy(nn.Sequential(*online))
+        for p in teacher.parameters():
+            nn.init.normal_(p)
+    return teacher, online
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.25, 0.99, 1.0])
+def test_a_teacher_moves_by_its_share_of_the_gap(momentum):
+    teacher, online = pair()
+    old = [p.clone() for p in teacher.parameters()]
+    teacher[0][1].running_mean.fill_(7)
+    follow(teacher, online, torch.tensor(momentum))
+    new = [p for module in online for p in module.parameters()]
+    for p, was, source in zip(teacher.parameters(), old, new, strict=True):
+        torch.testing.assert_close(p, momentum * was + (1 - momentum) * source.detach())
+    assert teacher[0][1].running_mean.tolist() == [7] * 4
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_a_teacher_that_does_not_fit_its_source_is_refused():
+    teacher, online = pair()
+    with pytest.raises(ValueError, match="6 parameters, its source 4"):
+        follow(teacher, online[:1], torch.tensor(0.5))
+
+
+def test_a_frozen_copy_is_equal_and_apart():
+    layer = nn.Linear(3, 2)
+    copy = frozen_copy(layer)
+    assert torch.equal(copy.weight, layer.weight)
+    layer.weight.data.add_(1)
+    assert not torch.equal(copy.weight, layer.weight)
+    assert layer.weight.requires_grad
+    assert not copy.weight.requires_grad
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 1.0])
+def test_cosine_goes_from_start_to_end(fraction):
+    expected = 1 - (1 - 0.9) * (math.cos(math.pi * fraction) + 1) / 2
+    assert cosine(0.9, 1.0, torch.tensor(fraction)).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_spread_is_one_on_the_sphere_and_zero_at_a_point():
+    z = torch.randn(5000, 32, generator=generator("spread"), requires_grad=True)
+    assert spread(z).item() == pytest.approx(1, rel=0.01)
+    assert not spread(z).requires_grad
+    assert spread(torch.rand(16, 1) + 0.1 * torch.ones(16, 32) * 10).item() < 0.05
+    assert spread(torch.ones(16, 32)).item() == pytest.approx(0, abs=1e-6)
+    half = z.detach().clone()
+    half[:, 8:] = 0  # a quarter of the dimensions, each twice as wide
+    assert spread(half).item() == pytest.approx(0.5, rel=0.01)
