@@ -10,31 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import clctl
+from clctl import options
 from clctl.console import Exit, Talk, clean, dump
-from clctl.options import (
-    CKPT,
-    DATA,
-    DEVICE,
-    DOWNLOAD,
-    DRY_RUN,
-    FRESH,
-    GATE,
-    INIT_FROM,
-    JSON,
-    MAX_TIME,
-    OUT,
-    QUIET,
-    RECIPE,
-    SET,
-    SPLIT,
-)
 
 if TYPE_CHECKING:
     from clctl.report.document import Report
 
 app = typer.Typer(
-    help="Self-supervised, contrastive pretraining and evaluation.\n\n"
-    "Start with: clctl pretrain byol",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,10 +27,9 @@ app = typer.Typer(
 
 def _print(report: "Report", as_json: bool, quiet: bool) -> int:
     text = dump(report.document) if as_json else report.short if quiet else report.text
-    if text:
-        encoding = sys.stdout.encoding or "utf-8"
-        shown = text if as_json else clean(text)
-        print(shown.encode(encoding, "replace").decode(encoding), flush=True)
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = text if as_json else clean(text)
+    print(shown.encode(encoding, "replace").decode(encoding), flush=True)
     return int(report.exit)
 
 
@@ -76,19 +57,19 @@ def pretrain(
     recipe: Annotated[
         str, typer.Argument(help="A recipe file, a packaged recipe's name, or a run to continue.")
     ],
-    data: DATA = None,
-    overrides: SET = None,
-    device: DEVICE = "auto",
-    init_from: INIT_FROM = None,
-    max_time: MAX_TIME = None,
-    dry_run: DRY_RUN = False,
-    fresh: FRESH = False,
-    download: DOWNLOAD = False,
+    data: options.DATA = None,
+    overrides: options.SET = None,
+    device: options.DEVICE = "auto",
+    init_from: options.INIT_FROM = None,
+    max_time: options.MAX_TIME = None,
+    dry_run: options.DRY_RUN = False,
+    fresh: options.FRESH = False,
+    download: options.DOWNLOAD = False,
     out: Annotated[
-        Path | None, typer.Option(*OUT, help="The run's folder. Default: runs/NAME-HASH.")
+        Path | None, typer.Option(*options.OUT, help="The run's folder. Default: runs/NAME-HASH.")
     ] = None,
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
 ) -> int:
     """Train an encoder; the same command again continues where it stopped.
 
@@ -105,18 +86,20 @@ def pretrain(
 
 @app.command("knn-eval")
 def knn_eval(
-    ckpt: CKPT,
+    ckpt: options.CKPT,
     k: Annotated[int, typer.Option("--k", help="Neighbours that vote.")] = 20,
     temperature: Annotated[
         float, typer.Option("--temperature", help="Of the weights exp(cosine / temperature).")
     ] = 0.07,
-    fail_under: GATE = None,
-    data: DATA = None,
-    split: SPLIT = None,
-    device: DEVICE = "auto",
-    out: Annotated[Path | None, typer.Option(*OUT, help="Also write the JSON here.")] = None,
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    fail_under: options.GATE = None,
+    data: options.DATA = None,
+    split: options.SPLIT = None,
+    device: options.DEVICE = "auto",
+    out: Annotated[
+        Path | None, typer.Option(*options.OUT, help="Also write the JSON here.")
+    ] = None,
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
 ) -> int:
     """Score a checkpoint by its nearest neighbours.
 
@@ -132,14 +115,16 @@ def knn_eval(
 
 @app.command("linear-probe")
 def linear_probe(
-    ckpt: CKPT,
-    fail_under: GATE = None,
-    data: DATA = None,
-    split: SPLIT = None,
-    device: DEVICE = "auto",
-    out: Annotated[Path | None, typer.Option(*OUT, help="Also write the JSON here.")] = None,
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    ckpt: options.CKPT,
+    fail_under: options.GATE = None,
+    data: options.DATA = None,
+    split: options.SPLIT = None,
+    device: options.DEVICE = "auto",
+    out: Annotated[
+        Path | None, typer.Option(*options.OUT, help="Also write the JSON here.")
+    ] = None,
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
 ) -> int:
     """Score a checkpoint by a linear classifier on its frozen features.
 
@@ -154,19 +139,20 @@ def linear_probe(
 
 @app.command()
 def export(
-    ckpt: CKPT,
+    ckpt: options.CKPT,
     to: Annotated[str, typer.Option("--to", help="safetensors, torchvision, timm or onnx.")],
     verify: Annotated[
         bool, typer.Option("--verify", help="Run both sides, print the largest difference.")
     ] = False,
-    data: DATA = None,
-    split: SPLIT = None,
-    device: DEVICE = "auto",
+    data: options.DATA = None,
+    split: options.SPLIT = None,
+    device: options.DEVICE = "auto",
     out: Annotated[
-        Path | None, typer.Option(*OUT, help="Folder to write into. Default: the run's exports/.")
+        Path | None,
+        typer.Option(*options.OUT, help="Folder to write into. Default: the run's exports/."),
     ] = None,
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
 ) -> int:
     """Hand the encoder's weights to another tool, with the lines that load them.
 
@@ -181,11 +167,11 @@ def export(
 @app.command()
 def validate(
     recipes: Annotated[list[str], typer.Argument(help="Recipe files or packaged names.")],
-    data: DATA = None,
-    overrides: SET = None,
-    device: DEVICE = "auto",
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    data: options.DATA = None,
+    overrides: options.SET = None,
+    device: options.DEVICE = "auto",
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
 ) -> int:
     """Check recipes, all mistakes at once, without starting anything.
 
@@ -199,8 +185,8 @@ def validate(
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, encoders, data or recipes.")],
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
 ) -> int:
     """Show what there is to choose from.
 
@@ -214,8 +200,8 @@ def list_(
 @app.command()
 def recipe(
     name: Annotated[str, typer.Argument(help="A packaged recipe: see clctl list recipes.")],
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
 ) -> int:
     """Print a packaged recipe, to start your own from.
 
@@ -228,13 +214,13 @@ def recipe(
 
 @app.command()
 def views(
-    recipe: RECIPE,
-    out: Annotated[Path, typer.Option(*OUT, help="The picture to write, a .png.")],
-    data: DATA = None,
-    overrides: SET = None,
-    device: DEVICE = "auto",
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    recipe: options.RECIPE,
+    out: Annotated[Path, typer.Option(*options.OUT, help="The picture to write, a .png.")],
+    data: options.DATA = None,
+    overrides: options.SET = None,
+    device: options.DEVICE = "auto",
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
 ) -> int:
     """Draw what the encoder will see: original, view 1, view 2, with their parameters.
 
@@ -248,12 +234,12 @@ def views(
 
 @app.command()
 def inspect(
-    ckpt: CKPT,
-    data: DATA = None,
-    split: SPLIT = None,
-    device: DEVICE = "auto",
-    as_json: JSON = False,
-    quiet: QUIET = False,
+    ckpt: options.CKPT,
+    data: options.DATA = None,
+    split: options.SPLIT = None,
+    device: options.DEVICE = "auto",
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
 ) -> int:
     """Show what a checkpoint holds and where it comes from, without loading it.
 

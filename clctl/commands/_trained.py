@@ -50,7 +50,8 @@ def fill(encoder: Encoder, found: reference.Found | None) -> None:
     if found is None:
         return
     saved, _ = tensors.read(found.model)
-    prefix = found.about.get("evaluated", "encoder") + "."
+    evaluated = found.about.get("evaluated", "encoder")
+    prefix = f"{evaluated}." if evaluated else ""  # an export for others has bare keys
     own = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
     restore(encoder, own, f"the encoder of {found.model}")
 
