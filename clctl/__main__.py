@@ -40,11 +40,12 @@ def _run(arguments: list[str]) -> int:
         return int(command.main(arguments, prog_name="clctl", standalone_mode=False) or 0)
     except Exception as error:
         # Typer carries its own copy of click, so its errors are known by what they can do.
-        if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):
+        usage: Any = error
+        if not (hasattr(usage, "format_message") and hasattr(usage, "exit_code")):
             raise
-        context: Any = getattr(error, "ctx", None)
+        context = getattr(usage, "ctx", None)
         where = context.command_path if context is not None else "clctl"
-        message = error.format_message().strip()
+        message = usage.format_message().strip()
         if not message:  # no command at all: Typer has shown the help
             return int(Exit.USAGE)
         raise Problem(message, Exit.USAGE, "usage", f"{where} --help") from error

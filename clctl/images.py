@@ -27,7 +27,7 @@ class Images:
     def take(self, rows: Tensor) -> "Images":
         """The images at `rows` (int64 [B], CPU), as a copy in the same memory order."""
         lines = self.canvas.permute(0, 2, 3, 1)
-        picked = lines.index_select(0, rows.to(lines.device)).permute(0, 3, 1, 2)
+        picked = lines.index_select(0, rows.to(lines.device, non_blocking=True)).permute(0, 3, 1, 2)
         return Images(picked, self.sizes[rows])
 
     def to(self, device: torch.device) -> "Images":
@@ -57,7 +57,7 @@ class Split:
     def take(self, rows: Tensor, name: str | None = None) -> "Split":
         """The samples at `rows` (int64 [B], CPU)."""
         labels = None if self.labels is None else self.labels[rows]
-        ids = [self.ids[i] for i in rows.tolist()]
+        ids = [self.ids[int(i)] for i in rows.tolist()]
         return Split(name or self.name, self.images.take(rows), labels, ids)
 
 

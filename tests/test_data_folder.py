@@ -159,6 +159,8 @@ def test_a_class_called_train_is_no_split():
     parts, plan = found("auto", "bus/0.png", "car/1.png", "train/2.png")
     assert plan.classes == ("bus", "car", "train")
     assert parts == {"train": [0, 1, 2]}
+    held = found("auto", "train/0.png", "train/1.png", "val/2.png", "spare/3.png")[0]
+    assert held == {"train": None, "val": None}
     assert found("auto", "train/a/0.png", "train/b/1.png")[0] == {"train": [0, 1]}
     assert found("auto", "train/a/0.png", "train/b/1.png", "spare/2.png")[0] == {"train": [0, 1]}
 

@@ -68,6 +68,14 @@ def test_shrinking_is_torchvisions_antialiased_resize(tmp_path):
     assert np.abs(pixels(path, Bounds(64, 2.0)).astype(int) - mine).mean() < 1
 
 
+@pytest.mark.parametrize(("scale", "most"), [(4, 0), (16, 2)])  # mean difference in levels
+def test_a_jpeg_shrunk_by_its_decoder_loses_little(tmp_path, scale, most):
+    path = stored(tmp_path / "a.jpg", Image.fromarray(noise(40 * scale, 50 * scale)), quality=95)
+    with Image.open(path) as image:
+        whole = np.asarray(image.resize((50, 40), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(pixels(path, Bounds(40, 2.0)) - whole).mean() <= most
+
+
 @pytest.mark.parametrize(
     ("size", "bounds", "expected"),
     [
@@ -237,6 +245,13 @@ def test_a_touched_file_builds_a_new_store_of_the_same_content(tmp_path, home):
     assert said
     assert again.digests == first.digests
     assert len(list(home.iterdir())) == 2
+
+
+def test_other_bounds_have_a_store_of_their_own(tmp_path, home):
+    files = scan(str(fill(tmp_path / "data"))).files
+    for bounds, shape in ((Bounds(10, 1.5), (10, 12)), (Bounds(20, 1.0), (20, 20))):
+        store = cache.decoded(files, bounds, lambda line: None)
+        assert tuple(store.images.canvas.shape[2:]) == shape
 
 
 def test_bad_pictures_are_remembered(tmp_path, home, no_decoding):

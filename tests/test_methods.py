@@ -9,12 +9,11 @@ import math
 from pathlib import Path
 
 import pytest
-import toy
 import torch
+import toy
 from torch import nn
 
 from clctl import optim
-from clctl.commands._training import COLLAPSED
 from clctl.engine import train
 from clctl.losses import byol, nt_xent
 from clctl.method import Batch, Clock, Method
@@ -283,14 +282,14 @@ def test_byols_teacher_starts_equal_and_follows_the_schedule():
     ("predictor", "momentum", "healthy"),
     [(True, 0.9, True), (True, 0.0, True), (False, 0.9, False), (False, 0.0, False)],
 )
-def test_byol_without_its_predictor_collapses_and_is_seen_to(seed, predictor, momentum, healthy):
+def test_byol_collapses_without_its_predictor_only(seed, predictor, momentum, healthy):
     method = build("byol", seed, projector=(16,), momentum=momentum)
     if not predictor:
         method.predictor = nn.Identity()
-    plan = toy.plan(40, seed, lr=2.0, noise=1.0)
+    plan = toy.plan(40, seed, lr=2.0, noise=2.0)
     *_, last = train(plan, method, optim.build(sections.SGD(lr=1.0, weight_decay=0.0), method))
     spread = last.fetch()["spread"]
-    assert spread > 0.5 if healthy else spread < COLLAPSED
+    assert spread > 0.5 if healthy else spread < 0.05
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def one_by_one(source, group, drawn, size, kernel):
     views = []
     for i in range(len(drawn)):
         image = source.canvas[i].float() / 255
-        view = oracle.resized_crop(image, *drawn.box[i].tolist(), [size, size], antialias=True)
+        top, left, high, wide = drawn.box[i].tolist()
+        view = oracle.resized_crop(image, top, left, high, wide, [size, size], antialias=True)
         view = oracle.horizontal_flip(view) if drawn.flips[i, 0] else view
         view = oracle.vertical_flip(view) if drawn.flips[i, 1] else view
         for op in drawn.order[i].tolist():
@@ -146,7 +147,7 @@ def test_prepare_is_the_resized_central_square(height, width, channels):
     found = prepare(source, 32, MEAN, STD)
     side = min(height, width)
     square = oracle.resize(oracle.center_crop(source.canvas, [side]), [32], antialias=True)
-    expected = oracle.normalize((square.float() / 255).expand(-1, 3, -1, -1), MEAN, STD)
+    expected = oracle.normalize((square.float() / 255).expand(-1, 3, -1, -1), list(MEAN), list(STD))
     apart = (found - expected).abs() * torch.tensor(STD)[:, None, None]
     # Where it grows, torchvision rounds twice, after rows and after columns.
     assert apart.max() < (1e-5 if side >= 32 else 1.01 / 255)

@@ -96,6 +96,7 @@ def test_jitter_is_distributed_as_torchvisions():
 def test_affine_and_blur_are_uniform_where_they_happen():
     found = drawn(FULL)
     still = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    assert found.affine is not None
     moved = found.affine[(found.affine != still).any(1)]
     for column, low, high in ((0, -30, 30), (1, -0.2, 0.2), (2, -0.2, 0.2), (3, 0.8, 1.1)):
         values = moved[:, column].double().numpy()

@@ -51,7 +51,8 @@ def sequential(images, drawn, size, exact):
     views = []
     for i in range(len(drawn)):
         image = images.canvas[i].float() / 255 if exact else images.canvas[i]
-        view = oracle.resized_crop(image, *drawn.box[i].tolist(), [size, size], antialias=True)
+        top, left, high, wide = drawn.box[i].tolist()
+        view = oracle.resized_crop(image, top, left, high, wide, [size, size], antialias=True)
         view = view if exact else view.float() / 255
         if drawn.affine is not None:
             angle, right, down, scale = drawn.affine[i].tolist()

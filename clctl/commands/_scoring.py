@@ -98,7 +98,7 @@ class Bench:
     @cached_property
     def raw(self) -> Material:
         """The pictures themselves, at most PIXELS wide."""
-        flat = partial(prepare, size=self.pixels_size, mean=(0.5,) * 3, std=(0.5,) * 3)
+        flat = partial(prepare, size=self.pixels_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         return self._through(lambda split: pixels(split.images, flat))
 
     @cached_property

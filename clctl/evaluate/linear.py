@@ -5,6 +5,7 @@ fitted on all training samples and meets the test samples once.
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,12 +63,10 @@ def linear(
     # Ties go to the stronger penalty, which stands first.
     penalty = max(held_out, key=lambda p: held_out[p])
     scaler = StandardScaler().fit(x)
-    # Fitted from the strong end, as in the sweep: each solution starts the next.
-    model, converged = None, True
-    for candidate in PENALTIES[: PENALTIES.index(penalty) + 1]:
-        model, converged = _fit(scaler.transform(x), y, candidate, model)
-    assert model is not None
-    return Probe(_spread(model, scaler.transform(test), classes), penalty, held_out, converged)
+    path = _path(np.asarray(scaler.transform(x)), y)
+    model, converged = next((model, ok) for at, model, ok in path if at == penalty)
+    scores = _spread(model, np.asarray(scaler.transform(test)), classes)
+    return Probe(scores, penalty, held_out, converged)
 
 
 def folds(x: np.ndarray, y: np.ndarray, *, classes: int, count: int = 5) -> Probe:
@@ -105,25 +104,24 @@ def _tenth(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _sweep(
     x: np.ndarray, y: np.ndarray, held_x: np.ndarray, held_y: np.ndarray
 ) -> dict[float, float]:
+    """Top-1 of each penalty on the held-out samples."""
     scaler = StandardScaler().fit(x)
-    x, held_x = scaler.transform(x), scaler.transform(held_x)
-    found, model = {}, None
+    x, held_x = np.asarray(scaler.transform(x)), np.asarray(scaler.transform(held_x))
+    return {
+        penalty: float(np.mean(np.equal(model.predict(held_x), held_y)))
+        for penalty, model, _ in _path(x, y)
+    }
+
+
+def _path(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[float, LogisticRegression, bool]]:
+    """One model, fitted to each penalty from the strong end; each solution starts the next."""
+    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
     for penalty in PENALTIES:
-        model, _ = _fit(x, y, penalty, model)
-        found[penalty] = float((model.predict(held_x) == held_y).mean())
-    return found
-
-
-def _fit(
-    x: np.ndarray, y: np.ndarray, penalty: float, start: LogisticRegression | None
-) -> tuple[LogisticRegression, bool]:
-    model = LogisticRegression(C=1 / (penalty * len(y)), max_iter=ITERATIONS, warm_start=True)
-    if start is not None:
-        model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model.fit(x, y)
-    return model, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+        model.set_params(C=1 / (penalty * len(y)))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.fit(x, y)
+        yield penalty, model, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
 
 
 def _spread(model: LogisticRegression, x: np.ndarray, classes: int) -> np.ndarray:

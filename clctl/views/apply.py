@@ -84,7 +84,7 @@ def prepare(images: Images, size: int, mean: Three, std: Three) -> Tensor:
     """
     device = images.canvas.device
     out = torch.empty(len(images), size, size, 3, device=device)
-    for rows in torch.arange(len(images)).split(_chunk(size, device)):
+    for rows in torch.arange(len(images)).split(_chunk(images, size)):
         view = resample(images, rows, central(images.sizes[rows]), size)
         out[rows[0] : rows[-1] + 1] = _normalised(view, mean, std)
     return out.permute(0, 3, 1, 2)
@@ -99,7 +99,7 @@ def _chunks(
     worked on together, so chunks do not come in order.
     """
     kernel = _kernel(group, size)
-    limit = _chunk(size, images.canvas.device)
+    limit = _chunk(images, size)
     for rows in (rows for part in color.alike(drawn) for rows in part.split(limit) if len(rows)):
         one = drawn.rows(rows)
         view = resample(images, rows % len(images), one.box, size, one.flips, one.affine)
@@ -111,10 +111,11 @@ def _chunks(
         yield rows, view
 
 
-def _chunk(size: int, device: torch.device) -> int:
-    """Views to make at once: on a processor what fits its cache, elsewhere far more."""
-    pixels = 2**17 if device.type == "cpu" else 2**23
-    return max(1, pixels // size**2)
+def _chunk(images: Images, size: int) -> int:
+    """Views to make at once: on a processor what its caches hold, elsewhere far more."""
+    high, wide = images.canvas.shape[2:]
+    pixels = 2**17 if images.canvas.device.type == "cpu" else 2**22
+    return max(1, pixels // max(size**2, high * wide // 16))
 
 
 def _kernel(group: ViewGroup, size: int) -> int:
