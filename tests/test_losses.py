@@ -1,6 +1,7 @@
 """Losses against loops in float64, closed forms, and two ranks against one."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -209,8 +210,21 @@ def measure(net: nn.Module, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     return found
 
 
+def contiguous_only(collective: Callable[..., None]) -> Callable[..., None]:
+    """A collective of gloo that is as strict as NCCL's."""
+
+    def call(*tensors: Tensor | list[Tensor]) -> None:
+        for each in tensors:
+            assert all(x.is_contiguous() for x in (each if isinstance(each, list) else [each]))
+        collective(*tensors)
+
+    return call
+
+
 def one_of_two(rank: int, folder: str) -> None:
     place = f"file://{folder}/meeting"
+    dist.all_reduce = contiguous_only(dist.all_reduce)
+    dist.all_gather = contiguous_only(dist.all_gather)
     dist.init_process_group("gloo", init_method=place, rank=rank, world_size=RANKS)
     assert world() == (rank, RANKS)
     mine = slice(rank * ROWS, (rank + 1) * ROWS)

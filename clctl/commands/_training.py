@@ -31,7 +31,7 @@ from clctl.views.apply import make
 
 MEASURED = 5  # steps after which time and memory are told; the first ones warm caches up
 BANK, QUERIES = 4000, 1000  # images of train in the online score
-COLLAPSED, PATIENCE = 0.02, 5  # spread below which, and lines of the log for which, a run is lost
+COLLAPSED, PATIENCE = 0.1, 5  # spread below which, and lines of the log for which, a run is lost
 
 
 @dataclass

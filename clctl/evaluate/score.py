@@ -31,7 +31,8 @@ def score(votes: Tensor, labels: Tensor) -> Score:
     if not len(labels):
         raise ValueError("no sample to score")
     order = votes.argsort(dim=1, descending=True, stable=True)
-    hits = order == labels[:, None]
+    # A class without any vote was not named: ties at zero would favour the first classes.
+    hits = (order == labels[:, None]) & (votes.gather(1, order) > 0)
     right = int(hits[:, 0].sum())
     metrics = {"top1": right / len(labels)}
     if votes.shape[1] > 5:
