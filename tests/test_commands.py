@@ -155,7 +155,7 @@ def test_inspect(trained, clctl):
     report = clctl("inspect", folder, "--json").document
     assert report["about"]["recipe"]["method"]["name"] == "simclr"
     assert report["manifest"]["step"] == 44
-    assert report["tensors"]["encoder.conv1.weight"]["shape"] == [16, 3, 3, 3]
+    assert report["tensors"]["encoder.conv1.weight"]["shape"] == [32, 3, 3, 3]
     assert clctl("inspect", folder, "--data", "digits", "--json").document["data"]["same"]
 
 

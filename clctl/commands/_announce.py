@@ -70,7 +70,7 @@ def announce(trainer: Trainer, dataset: DataSet) -> None:
         f"{_setup.parameters(method.encoder):,} parameters; heads {heads:,}"
     )
     say(f"  images    {images}; stored {canvas[2]}x{canvas[1]}, seen {recipe.views.size} px")
-    say(f"  labels    {dataset.labels_from}")
+    say(f"  labels    {dataset.labels_from.removeprefix('labels are ')}")
     for note in dataset.notes:
         say(f"  note      {note}")
     say(

@@ -44,7 +44,7 @@ def run_evaluation(
     parts = trial(dataset, order.split)
     bench = Bench(trained.recipe, trained.encoder, dataset, parts, where, talk)
     talk.say(f"{command} of {trained.found.model} on {dataset.name}, {parts.protocol}")
-    talk.say(f"  labels    {dataset.labels_from}")
+    talk.say(f"  labels    {dataset.labels_from.removeprefix('labels are ')}")
     for note in dataset.notes:
         talk.say(f"  note      {note}")
     result, common = evaluate(bench, judge)

@@ -98,7 +98,7 @@ class Trainer:
         """
         recipe, label = self.recipe, f"{self.recipe.name} step"
         saved_at, waits = time.monotonic(), deque[float](maxlen=recipe.report.log_every)
-        low = 0
+        low, warm = 0, 0.0
         with self.talk.task(label, self.total, self.start) as show:
             clock = time.perf_counter()
             for tick in train(self.plan, self.method, self.optimizer, self.start):
@@ -108,8 +108,10 @@ class Trainer:
                 self.done = tick.step
                 waits.append(tick.waited / max(took, 1e-9))
                 last, reason = tick.step == self.total, stop.reason
+                if tick.step == self.start + 1:
+                    warm = self.steps_seconds
                 if tick.step - self.start == MEASURED:
-                    self._forecast()
+                    self._forecast((self.steps_seconds - warm) / (MEASURED - 1))
                 if last or reason or tick.step % recipe.report.log_every == 0:
                     low = self._log(tick, sum(waits) / len(waits), low)
                 if last or reason or self._due(tick.step, saved_at):
@@ -215,8 +217,8 @@ class Trainer:
         words.append(f"waiting {percent(self.last['waiting'])}")
         return " · ".join(words)
 
-    def _forecast(self) -> None:
-        left = (self.total - self.done) * self.steps_seconds / (self.done - self.start)
+    def _forecast(self, step: float) -> None:
+        left = (self.total - self.done) * step
         memory = _memory(self.where.device)
         self.talk.say(f"  measured  {duration(left)} to go, {memory} of memory")
 

@@ -95,8 +95,12 @@ def pretrain(order: Order, talk: Talk) -> Report:
         if not (views := run.pictures / "views.png").exists():
             draw(recipe, split, dataset.classes, where.device, views)
         if trainer.start < trainer.total:
-            with Stop(limit).listening() as stop:
-                reason = trainer.go(stop)
+            try:
+                with Stop(limit).listening() as stop:
+                    reason = trainer.go(stop)
+            except Problem as problem:
+                run.write_json(RUN, {**state, "status": f"failed: {problem.code}"})
+                raise
             if reason is not None:
                 return _stopped(trainer, state, reason, stop.exit)
         report = finish(trainer, dataset, _setup.environment(where))
