@@ -59,7 +59,8 @@ def provenance(
 def announce(trainer: Trainer, dataset: DataSet) -> None:
     """What will run, before it does."""
     recipe, method, say = trainer.recipe, trainer.method, trainer.talk.say
-    heads = _setup.parameters(method) - _setup.parameters(method.encoder)
+    trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    heads = trained - _setup.parameters(method.encoder)
     facts = ", ".join(f"{k} {v}" for k, v in recipe.encoder.facts(recipe.views.size).items())
     images = ", ".join(f"{len(part):,} {name}" for name, part in dataset.splits.items())
     peak = optim.peak(recipe.optimizer, recipe.train.batch_size)

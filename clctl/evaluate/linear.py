@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.preprocessing import StandardScaler
 
 PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)  # per sample: loss mean + penalty / 2 |w|²
-ITERATIONS = 500
+ITERATIONS = 150
 
 
 @dataclass(frozen=True)
