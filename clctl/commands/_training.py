@@ -168,14 +168,17 @@ class Trainer:
 
     @cached_property
     def _held(self) -> tuple[Split, Split]:
-        """A bank and queries out of train: the test part stays untouched until the end."""
+        """Queries and bank, both out of train: the test part is not touched before the end."""
         order = torch.randperm(len(self.split), generator=generator(0, "online"))
         queries = min(QUERIES, max(1, len(order) // 5))
         bank = order[queries : queries + BANK]
         return self.split.take(bank.sort().values), self.split.take(order[:queries].sort().values)
 
     def online(self) -> float:
-        """kNN top-1 of a held-out part of train against the rest of it."""
+        """kNN top-1 of one part of train against another.
+
+        Both are trained on, without labels: a sign of learning, not a score.
+        """
         encoder = self.method.get_submodule(self.method.evaluated)
         ready = _setup.preparation(self.recipe.views)
         bank, queries = self._held
@@ -212,7 +215,7 @@ class Trainer:
             words[0] += f" (chance {self.last['loss_chance']:.2f})"
         words.append(f"spread {self.last['spread']:.2f}")
         if "knn" in self.last:
-            words.append(f"kNN {percent(self.last['knn'])} of held-out train")
+            words.append(f"kNN {percent(self.last['knn'])} within train")
         words.append(f"{self.images_per_second:.0f} images/s")
         words.append(f"waiting {percent(self.last['waiting'])}")
         return " · ".join(words)
