@@ -1,8 +1,8 @@
 """The few collectives that losses and methods need; each is the identity in a single process.
 
 DDP averages parameter gradients over ranks, so a rank's loss must be the mean over its own rows
-(`gather`) or one value equal on all ranks (`mean`). Both backwards below are then exact: two
-ranks of B rows give the gradient of one rank of 2B.
+(`gather`) or one value equal on all ranks (`mean`, `total`). The backwards below are then exact:
+two ranks of B rows give the gradient of one rank of 2B.
 """
 
 from typing import Any
@@ -28,7 +28,21 @@ def gather(x: Tensor) -> Tensor:
 
 def mean(x: Tensor) -> Tensor:
     """Elementwise mean over ranks, with gradient."""
-    return x if world()[1] == 1 else _Sum.apply(x) / world()[1]  # type: ignore[no-any-return]
+    return x if world()[1] == 1 else total(x) / world()[1]
+
+
+def total(x: Tensor) -> Tensor:
+    """Elementwise sum over ranks, with gradient."""
+    return x if world()[1] == 1 else _Sum.apply(x)  # type: ignore[no-any-return]
+
+
+def largest(x: Tensor) -> Tensor:
+    """Elementwise maximum over ranks, without gradient."""
+    if world()[1] == 1:
+        return x.detach()
+    x = _copy(x.detach())
+    dist.all_reduce(x, dist.ReduceOp.MAX)
+    return x
 
 
 class _Gather(torch.autograd.Function):

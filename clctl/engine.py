@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from clctl.console import Exit, Problem
 from clctl.distributed import world
 from clctl.method import Batch, Clock, Method, Step
+from clctl.nn.spread import spread
 from clctl.rng import seed_of
 
 
@@ -24,6 +25,8 @@ class Plan:
         views: Raw batch and step -> the batch of views that a method sees; likewise.
         lr: Clock -> learning rate of scheduled parameter groups.
         peak: Learning rate of the others.
+        decay: Clock -> weight decay of the groups that have one.
+        clip_norm: Largest norm of all gradients together, or None.
         amp: Type of autocast, or None for float32.
     """
 
@@ -35,6 +38,8 @@ class Plan:
     views: Callable[[Any, int], Batch]
     lr: Callable[[Clock], float]
     peak: float
+    decay: Callable[[Clock], float] | None = None
+    clip_norm: float | None = None
     amp: torch.dtype | None = None
 
 
@@ -54,13 +59,16 @@ class Tick:
     waited: float
 
     def fetch(self) -> dict[str, float]:
-        """Loss and metrics of this step, in one transfer.
+        """Loss, metrics and spread of the projections of this step, in one transfer.
 
         Raises:
             Problem: If the loss of this or an earlier step since the start was not finite.
         """
-        names = ["loss", *self.out.metrics]
-        values = [self.out.loss.detach(), *self.out.metrics.values(), self.finite]
+        readings = dict(self.out.metrics)
+        if "projections" in self.out.watch:
+            readings["spread"] = spread(self.out.watch["projections"])
+        names = ["loss", *readings]
+        values = [self.out.loss.detach(), *readings.values(), self.finite]
         *numbers, finite = torch.stack([v.float() for v in values]).tolist()
         if not finite:
             raise Problem(
@@ -84,7 +92,7 @@ def train(plan: Plan, method: Method, optimizer: Optimizer, start: int = 0) -> I
     finite = torch.ones((), dtype=torch.bool, device=plan.device)
     batches = plan.batches(start)
     for step in range(start, plan.total):
-        clock = Clock(step, plan.total, plan.per_epoch, plan.device)
+        clock = Clock(step, plan.total, plan.per_epoch, plan.device, plan.seed)
         before = time.perf_counter()
         raw = next(batches)
         waited = time.perf_counter() - before
@@ -95,10 +103,14 @@ def train(plan: Plan, method: Method, optimizer: Optimizer, start: int = 0) -> I
         lr = plan.lr(clock)
         for group in optimizer.param_groups:
             group["lr"] = lr if group["scheduled"] else plan.peak
+            if plan.decay is not None and group["adapt"]:
+                group["weight_decay"] = plan.decay(clock)
         with torch.autocast(plan.device.type, plan.amp, enabled=plan.amp is not None):
             out = method(batch, clock)
         out.loss.backward()
         method.before_step(clock)
+        if plan.clip_norm is not None:
+            nn.utils.clip_grad_norm_(method.parameters(), plan.clip_norm, foreach=True)
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():

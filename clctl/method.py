@@ -16,12 +16,14 @@ class Clock:
         total: Steps of the whole run.
         per_epoch: Steps of one epoch.
         device: Where `fraction` is put.
+        seed: Of the run, for what a method draws itself: `generator(seed, purpose, step)`.
     """
 
     step: int
     total: int
     per_epoch: int
     device: torch.device | str = "cpu"
+    seed: int = 0
 
     @property
     def fraction(self) -> Tensor:
@@ -35,6 +37,19 @@ class Clock:
     def epoch(self) -> float:
         """Epochs done, fractional."""
         return self.step / self.per_epoch
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The size of a run, which queues are cut to.
+
+    Attributes:
+        batch: Images of the global batch.
+        images: Images of the training set; None where only the recipe is known.
+    """
+
+    batch: int
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,14 +72,23 @@ class Step:
 
     Attributes:
         loss: float32 scalar to minimise, the mean over this rank's samples.
-        metrics: Detached scalars for the log; every method gives "spread", the spread of the
-            vectors that its loss compares (1 when they fill the sphere, 0 when collapsed).
+        watch: Detached tensors that the guard against collapse reads: "features" [B, width] of
+            the encoder, "projections" [B, D], the vectors that the loss compares, and, where it
+            compares distributions, "predictions" [B, K], rows sum to 1.
+        metrics: Detached scalars of the method's own for the log.
         carry: Detached tensors that `after_step` needs (queue keys, teacher logits).
     """
 
     loss: Tensor
+    watch: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
     carry: dict[str, Tensor] = field(default_factory=dict)
+
+
+def watched(features: Tensor, projections: Tensor, **more: Tensor) -> dict[str, Tensor]:
+    """`Step.watch`, detached."""
+    found = {"features": features, "projections": projections, **more}
+    return {name: value.detach() for name, value in found.items()}
 
 
 class Encoder(nn.Module):
@@ -83,7 +107,8 @@ class Method(nn.Module):
 
     encoder: Encoder
     evaluated: ClassVar[str] = "encoder"  # submodule that is scored and exported
-    uses_labels: ClassVar[bool] = False  # the engine drops labels unless this is set
+    uses_labels: bool = False  # the engine drops labels unless this is set
+    per_class: int | None = None  # images of each class in a batch; None draws regardless of class
 
     def forward(self, batch: Batch, clock: Clock) -> Step:
         """Loss of one batch."""
@@ -104,6 +129,10 @@ class Method(nn.Module):
     def chance(self, batch: int) -> float | None:
         """The loss of an encoder that knows nothing, for a global batch of this size."""
         return None
+
+    def facts(self) -> dict[str, Any]:
+        """What was settled when the method was built, for the log."""
+        return {}
 
     def before_step(self, clock: Clock) -> None:
         """Edit gradients between backward and the optimizer step. Default: nothing."""

@@ -104,6 +104,18 @@ def factor(schedule: sections.Schedule, clock: Clock) -> float:
     return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * done)) / 2
 
 
+def decay(
+    config: sections.LARS | sections.SGD | sections.AdamW, schedule: sections.Schedule
+) -> Callable[[Clock], float] | None:
+    """Weight decay as a function of the clock, half a cosine; None where it stays as it is."""
+    start, end = config.weight_decay, schedule.weight_decay
+    if end is None:
+        return None
+    return lambda clock: (
+        end + (start - end) * (1 + math.cos(math.pi * clock.step / clock.total)) / 2
+    )
+
+
 def tensors(optimizer: Optimizer, method: Method) -> dict[str, Tensor]:
     """The optimizer's state by parameter name: {"momentum_buffer.encoder.conv1.weight": ...}."""
     names = {id(p): name for name, p in method.named_parameters()}

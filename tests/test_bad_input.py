@@ -45,6 +45,86 @@ def test_recipes(case, clctl, here):
     assert [p.name for p in here.iterdir()] == ["r.yaml"]
 
 
+def packaged(name: str, *changes: tuple[str, str]) -> str:
+    text = (RECIPES / f"{name}.yaml").read_text()
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+LOCAL = "\n    - count: 2\n      size: 8"
+CONFLICTS = {
+    "dino without small crops": (("dino", (LOCAL, "\n    - count: 0")), "count: 0", "at least 1"),
+    "dino of two views": (("dino", ("    - count: 2", "    - count: 1")), "groups:", "3 or more"),
+    "dino small first": (
+        ("dino", ("- count: 2\n      crop", "- count: 1\n      crop")),
+        "groups:",
+        "16 and 8",
+    ),
+    "supcon without labels": (
+        ("supcon", ("name: digits", "name: digits\n  labels: none")),
+        "labels",
+        "labels",
+    ),
+    "batch of one": (
+        ("simclr", ("batch_size: 64", "batch_size: 1")),
+        "batch_size: 1",
+        "at least 2",
+    ),
+    "projector of nothing": (("simclr", ("[128]", "[0]")), "[0]", "at least 1"),
+    "temperature of zero": (
+        ("simclr", ("temperature: 0.2", "temperature: 0")),
+        "temperature: 0",
+        "above 0",
+    ),
+    "patch that does not divide": (
+        ("simclr", ("name: resnet_small\n  width: 32", "name: vit_tiny\n  patch: 5")),
+        "patch: 5",
+        "16",
+    ),
+    "groups of keys": (
+        ("moco_v2", ("bn_groups: 8", "bn_groups: 7")),
+        "bn_groups: 7",
+        "bn_groups to 8",
+    ),
+    "groups of one key": (
+        ("moco_v2", ("bn_groups: 8", "bn_groups: 64")),
+        "bn_groups: 64",
+        "bn_groups to 32",
+    ),
+    "batch norm in cpc": (("cpc", ("  norm: group\n", "")), "encoder:", "group"),
+    "too few rows in cpc": (("cpc", ("steps: 2", "steps: 9")), "steps: 9", "rows"),
+    "classes that do not fit": (
+        ("triplet", ("per_class: 4", "per_class: 7")),
+        "per_class: 7",
+        "multiple",
+    ),
+    "one view for two": (("simclr", ("count: 2", "count: 1")), "groups:", "2 views"),
+}
+
+
+@pytest.mark.parametrize("case", CONFLICTS)
+def test_what_cannot_work_together_is_refused_at_its_line(case, clctl, here):
+    (name, *changes), line, needle = CONFLICTS[case]
+    text = packaged(name, *changes)
+    answer = clctl("pretrain", recipe(text), "--json")
+    assert answer.code == 3, answer.err
+    error = answer.document
+    assert error["file"] == "r.yaml"
+    assert line in text.splitlines()[error["line"] - 1]
+    assert needle in error["message"] + (error["suggestion"] or "")
+    assert [p.name for p in here.iterdir()] == ["r.yaml"]
+
+
+def test_a_queue_longer_than_the_data_is_refused_with_the_right_number(clctl, here):
+    answer = clctl("pretrain", "moco_v2", "--set", "method.queue=1438")
+    assert answer.code == 3
+    assert "1,438 is longer than the training set of 1,437" in answer.err
+    assert "method.queue=704" in answer.err
+    assert list(here.iterdir()) == []
+
+
 def test_several_mistakes_at_once_as_json(clctl, here):
     text = GOOD.replace("epochs:", "epohcs:").replace("batch_size: 64", "batch_size: many")
     answer = clctl("validate", recipe(text), "--json")

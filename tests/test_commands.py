@@ -172,7 +172,7 @@ def test_init_from_starts_at_the_encoder(trained, clctl, tmp_path):
     second = load_file(Path(answer.document["checkpoint"]) / "model.safetensors")
     assert torch.allclose(second["encoder.conv1.weight"], first["encoder.conv1.weight"], atol=1e-6)
     assert torch.allclose(
-        second["teacher.0.conv1.weight"], first["encoder.conv1.weight"], atol=1e-6
+        second["teacher.encoder.conv1.weight"], first["encoder.conv1.weight"], atol=1e-6
     )
     other = clctl("pretrain", *arguments, "--set", "encoder.width=8", "--init-from", folder)
     assert other.code == 5

@@ -5,6 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
+from clctl.encoders._norm import layer
 from clctl.method import Encoder
 from clctl.recipe.plugins import config, known
 from clctl.rng import generator, seeded
@@ -12,9 +13,9 @@ from clctl.rng import generator, seeded
 WIDTHS = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}
 
 
-def build(name: str, size: int, **settings) -> Encoder:
-    with seeded("encoders", name):
-        return config("clctl.encoders", name)(**settings).build(size)
+def build(encoder: str, size: int, **settings) -> Encoder:
+    with seeded("encoders", encoder):
+        return config("clctl.encoders", encoder)(**settings).build(size)
 
 
 def without_classifier(name: str) -> nn.Module:
@@ -77,11 +78,11 @@ def test_the_small_stem_is_drawn_as_torchvision_draws():
 def test_auto_takes_the_small_stem_to_48_pixels(size):
     chosen = config("clctl.encoders", "resnet18")()
     expected = "small" if size <= 48 else "imagenet"
-    assert chosen.facts(size) == {"stem": expected}
+    assert chosen.facts(size) == {"stem": expected, "norm": "batch"}
     kernel = chosen.build(size).conv1.kernel_size
     assert kernel == ((3, 3) if expected == "small" else (7, 7))
     for stem in ("small", "imagenet"):
-        assert config("clctl.encoders", "resnet18")(stem=stem).facts(size) == {"stem": stem}
+        assert config("clctl.encoders", "resnet18")(stem=stem).facts(size)["stem"] == stem
 
 
 def multiply_adds(encoder: nn.Module, size: int) -> int:
@@ -116,10 +117,47 @@ def test_the_small_encoder_gives_eight_times_its_width(width):
     torch.testing.assert_close(encoder(x), last[0].mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("name", known("clctl.encoders"))
+@pytest.mark.parametrize(
+    ("name", "width"), [("resnet18", 0), ("resnet50", 0), ("resnet_small", 3), ("resnet_small", 5)]
+)
+def test_group_norm_looks_at_one_image_only(name, width):
+    settings = {"width": width} if width else {}
+    encoder = build(name, 32, norm="group", **settings).train()
+    assert config("clctl.encoders", name)(norm="group").facts(32)["norm"] == "group"
+    norms = [m for m in encoder.modules() if isinstance(m, nn.GroupNorm)]
+    assert not [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    plain = build(name, 32, **settings)
+    assert len(norms) == sum(isinstance(m, nn.BatchNorm2d) for m in plain.modules())
+    if not width:
+        assert {m.num_channels // m.num_groups for m in norms} == {16}
+    x = noise(3, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(x[:1]), encoder(x)[:1], rtol=1e-4, atol=1e-5)
+        assert (encoder(x) - plain.train()(x)).abs().max() > 1e-2
+
+
+def test_groups_of_channels_are_equal_and_of_sixteen_or_more():
+    made = layer("group")
+    for channels in (*range(1, 200), 512, 2048):
+        norm = made(channels)
+        assert isinstance(norm, nn.GroupNorm)
+        each = channels // norm.num_groups
+        assert each * norm.num_groups == norm.num_channels == channels
+        assert each >= min(16, channels)
+        if channels % 16 == 0:
+            assert each == 16
+    assert [made(n).num_groups for n in (24, 31, 40, 74)] == [1, 1, 2, 2]
+    assert layer("batch") is nn.BatchNorm2d
+
+
+NAMES = {name: name for name in known("clctl.encoders")} | {"timm": "timm/resnet10t"}
+
+
+@pytest.mark.parametrize("name", NAMES.values())
 def test_every_encoder_is_drawn_from_the_seed_and_takes_channels_last(name):
-    encoder, again = build(name, 32), build(name, 32)
-    assert config("clctl.encoders", name)().name == name
+    settings = {"name": name} if "/" in name else {}
+    encoder, again = build(name, 32, **settings), build(name, 32, **settings)
+    assert config("clctl.encoders", name)(**settings).name == name
     states = encoder.state_dict(), again.state_dict()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     x = noise(2, 32)

@@ -13,7 +13,6 @@ from clctl import optim
 from clctl.console import Exit, Problem
 from clctl.engine import train
 from clctl.method import Batch, Method, Step
-from clctl.methods.simclr import Config
 from clctl.recipe import sections
 from clctl.rng import seed_of, seeded
 
@@ -35,7 +34,7 @@ class Recorder(Method):
         self.calls.append(("forward", clock.step, batch.labels, torch.rand(()).item()))
         value = self.losses.get(clock.step, 1.0)
         loss = (self.weight.sum() + self.bias.sum()) * value
-        return Step(loss, {"spread": loss.detach() / 2}, {"keys": loss.detach()})
+        return Step(loss, {}, {"half": loss.detach() / 2}, {"keys": loss.detach()})
 
     def before_step(self, clock):
         assert self.weight.grad is not None
@@ -58,9 +57,9 @@ def test_ticks_carry_steps_and_rates():
     assert [step for step, _, _ in found] == [3, 4, 5, 6]
     assert [lr for _, lr, _ in found] == pytest.approx([0.1 / 3, 0.1 / 4, 0.1 / 5, 0.1 / 6])
     for step, lr, record in found:
-        assert list(record) == ["step", "lr", "loss", "spread"]
+        assert list(record) == ["step", "lr", "loss", "half"]
         assert (record["step"], record["lr"]) == (step, lr)
-        assert record["spread"] == record["loss"] / 2
+        assert record["half"] == record["loss"] / 2
     assert found[0][2]["loss"] == 6.0
 
 
@@ -127,7 +126,7 @@ def test_labels_reach_only_methods_that_declare_them(monkeypatch, wanted):
     _, ticks = run(method, total=1)
     assert len(list(ticks)) == 1
     labels = method.calls[0][2]
-    assert torch.equal(labels, torch.arange(toy.BATCH)) if wanted else labels is None
+    assert torch.equal(labels, torch.arange(toy.BATCH) // 4) if wanted else labels is None
 
 
 def test_what_a_method_draws_depends_on_seed_and_step_alone():
@@ -160,7 +159,7 @@ def test_a_loss_that_was_not_finite_once_is_told_though_later_ones_are():
     class Shy(Recorder):
         def forward(self, batch, clock):
             loss = self.weight.sum() * 0 + (math.nan if clock.step == 1 else 1.0)
-            return Step(loss, {"spread": torch.ones(())}, {"keys": torch.ones(())})
+            return Step(loss, {}, {}, {"keys": torch.ones(())})
 
         def before_step(self, clock):
             self.weight.grad = torch.zeros_like(self.weight)
@@ -177,7 +176,7 @@ def test_bf16_on_a_processor_gives_a_float32_loss_and_float32_weights():
     for amp in (None, torch.bfloat16):
         kinds = []
         with seeded("engine", "bf16"):
-            method = Config(projector=(32, 16)).build(toy.Toy())
+            method = toy.method("simclr")
         method.encoder.layers[0].register_forward_hook(
             lambda m, i, out, k=kinds: k.append(out.dtype)
         )
@@ -197,3 +196,26 @@ def test_the_method_is_put_into_training_mode():
     _, ticks = run(method, total=1, views=lambda raw, step: Batch((raw, raw)))
     assert len(list(ticks)) == 1
     assert method.training
+
+
+def test_weight_decay_follows_its_own_schedule_where_there_is_one():
+    schedule = sections.Schedule(weight_decay=0.4)
+    decay = optim.decay(sections.AdamW(lr=0.1, weight_decay=0.04), schedule)
+    method = Recorder()
+    plan = replace(toy.plan(4), decay=decay)
+    optimizer = SGD([{**g, "weight_decay": 0.0} for g in method.groups()], lr=0.0)
+    found = []
+    for _ in train(plan, method, optimizer):
+        found.append([group["weight_decay"] for group in optimizer.param_groups])
+    half = [0.4 + (0.04 - 0.4) * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
+    assert found == [[pytest.approx(value), 0.0] for value in half]
+    assert optim.decay(sections.SGD(lr=0.1), sections.Schedule()) is None
+
+
+def test_gradients_are_cut_to_the_norm_of_the_recipe():
+    method = Recorder()
+    start = torch.cat([p.detach().flatten() for p in method.parameters()])
+    plan = replace(toy.plan(1), lr=lambda clock: 1.0, peak=1.0, clip_norm=0.5)
+    assert len(list(train(plan, method, SGD(method.groups(), lr=0.0)))) == 1
+    moved = torch.cat([p.detach().flatten() for p in method.parameters()]) - start
+    assert moved.norm().item() == pytest.approx(0.5, rel=1e-5)

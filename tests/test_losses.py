@@ -1,270 +1,302 @@
-"""Losses against loops in float64, closed forms, and two ranks against one."""
+"""What holds for every loss, one row of `loss_cases.CASES` each: the equation, who gets gradients,
+precision, extreme inputs, refusals. The closed forms of each are in `test_losses_closed.py`."""
 
-import math
-from collections.abc import Callable
+import inspect
+import subprocess
+import sys
 from pathlib import Path
 
+import loss_oracles as oracles
 import pytest
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from loss_cases import CASES, WIDTH, Case, cases, rows
+from torch import Tensor
 
-from clctl.distributed import gather, mean, world
-from clctl.losses import byol, nt_xent
-from clctl.rng import generator, seeded
-
-RANKS, ROWS, WIDTH = 2, 5, 4
+import clctl.losses
+from clctl import losses
 
 
-def rows(*key: int | str, n: int = 6, d: int = WIDTH, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(n, d, generator=generator("losses", *key), dtype=torch.float64).to(dtype)
+def ready(given: list[Tensor]) -> list[Tensor]:
+    """Copies of inputs, of which all that could have a gradient ask for one."""
+    return [x.clone().requires_grad_(x.is_floating_point()) for x in given]
 
 
-def cosine(x: list[float], y: list[float]) -> float:
-    dot = sum(p * q for p, q in zip(x, y, strict=True))
-    return dot / math.sqrt(sum(p * p for p in x)) / math.sqrt(sum(q * q for q in y))
+@cases()
+@pytest.mark.parametrize("n", [2, 6, 9])
+def test_the_value_equals_explicit_loops(case, n):
+    given = case.draw(n)
+    found = case(*given)
+    assert found.dtype == torch.float64
+    assert found.shape == ()
+    assert found.item() == pytest.approx(case.oracle(*given), rel=1e-11, abs=1e-12)
 
 
-def nt_xent_oracle(a: Tensor, b: Tensor, temperature: float) -> float:
-    everyone, n, total = [*a.tolist(), *b.tolist()], len(a), 0.0
-    for i, anchor in enumerate(everyone):
-        scores = {k: cosine(anchor, z) / temperature for k, z in enumerate(everyone) if k != i}
-        top = max(scores.values())
-        spread = top + math.log(sum(math.exp(s - top) for s in scores.values()))
-        total += spread - scores[(i + n) % (2 * n)]
-    return total / (2 * n)
+@pytest.mark.parametrize(("epsilon", "iterations"), [(0.05, 3), (0.5, 1), (0.25, 10)])
+def test_sinkhorn_equals_the_loops_of_swav_2006_09882_eq_5(epsilon, iterations):
+    scores = rows("scores").tanh()
+    found = losses.sinkhorn(scores, epsilon, iterations)
+    exact = [x for row in oracles.sinkhorn(scores.tolist(), epsilon, iterations) for x in row]
+    assert found.flatten().tolist() == pytest.approx(exact, rel=1e-9)
 
 
-def byol_oracle(prediction: Tensor, target: Tensor) -> float:
-    pairs = list(zip(prediction.tolist(), target.tolist(), strict=True))
-    return sum(2 - 2 * cosine(p, t) for p, t in pairs) / len(pairs)
+def test_update_center_equals_the_loops_of_dino_2104_14294_eq_4():
+    center, teacher = rows("center", n=1)[0], [rows("t1"), rows("t2")]
+    exact = oracles.update_center(center.tolist(), [t.tolist() for t in teacher], 0.7)
+    assert losses.update_center(center, teacher, 0.7).tolist() == pytest.approx(exact, rel=1e-12)
 
 
-@pytest.mark.parametrize("temperature", [0.01, 0.1, 0.5, 3.0])
-@pytest.mark.parametrize("n", [1, 2, 6])
-def test_nt_xent_equals_explicit_loops(n, temperature):
-    a, b = rows("a", n=n), rows("b", n=n)
-    expected = nt_xent_oracle(a, b, temperature)
-    assert nt_xent(a, b, temperature).item() == pytest.approx(expected, rel=1e-10, abs=1e-12)
+@cases()
+def test_gradients_equal_finite_differences_and_stop_where_they_should(case):
+    given = ready(case.draw(7))
+    learning = [given[i] for i in case.learning]
+
+    def value(*moved: Tensor) -> Tensor:
+        left = iter(moved)
+        return case(
+            *(x.detach() if i in case.constant else next(left) for i, x in enumerate(given))
+        )
+
+    assert torch.autograd.gradcheck(value, learning)
+    case(*given).backward()
+    for i, x in enumerate(given):
+        assert (x.grad is None) == (i in case.constant)
+        assert x.grad is None or x.grad.abs().max() > 0
 
 
-def test_byol_equals_explicit_loops():
-    a, b = rows("a"), rows("b")
-    assert byol(a, b).item() == pytest.approx(byol_oracle(a, b), rel=1e-12)
+@cases("cosine", "distance", "dot")
+def test_a_rotation_of_all_rows_changes_nothing(case):
+    given, turn = case.draw(), torch.linalg.qr(rows("turn", n=WIDTH)).Q
+    moved = [x @ turn if x.is_floating_point() else x for x in given]
+    assert case(*moved).item() == pytest.approx(case(*given).item(), rel=1e-9)
 
 
-@pytest.mark.parametrize("temperature", [0.01, 0.5])
-@pytest.mark.parametrize("n", [1, 2, 7])
-def test_nt_xent_of_equal_rows_is_the_log_of_the_others(n, temperature):
-    same = rows("one", n=1).expand(n, WIDTH)
-    expected = math.log(2 * n - 1)
-    assert nt_xent(same, 3 * same, temperature).item() == pytest.approx(expected, abs=1e-9)
+@cases("cosine")
+def test_the_norms_of_rows_change_nothing(case):
+    given, sizes = case.draw(), torch.tensor([1e-3, 1.0, 7.0, 0.5, 100.0, 3.0])[:, None]
+    moved = [x * sizes[: len(x)] if x.is_floating_point() else x for x in given]
+    assert case(*moved).item() == pytest.approx(case(*given).item(), rel=1e-9)
 
 
-def test_nt_xent_of_orthogonal_rows_without_partners():
-    # Eight directions that are all orthogonal: a partner is no nearer than any other row.
-    basis = torch.eye(8, dtype=torch.float64)
-    assert nt_xent(basis[:4], basis[4:], 0.1).item() == pytest.approx(math.log(7), abs=1e-12)
+@cases("distance", "dot")
+def test_the_norms_of_rows_that_are_taken_as_given_matter(case):
+    given = case.draw()
+    moved = [2 * x if x.is_floating_point() else x for x in given]
+    assert abs(case(*moved).item() - case(*given).item()) > 1e-3
 
 
-@pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_nt_xent_of_identical_pairs_that_are_orthogonal(temperature):
-    n, basis = 5, torch.eye(5, dtype=torch.float64)
-    expected = math.log1p((2 * n - 2) * math.exp(-1 / temperature))
-    assert nt_xent(basis, basis, temperature).item() == pytest.approx(expected, abs=1e-12)
+@cases()
+def test_the_order_of_samples_changes_nothing_but_who_belongs_to_whom_does(case):
+    given = case.draw()
+    order = {len(x): torch.arange(len(x)).roll(2) for x in given}
+    fixed = [name == "center" for name in case.names]
+    moved = [x if f else x[order[len(x)]] for x, f in zip(given, fixed, strict=True)]
+    assert case(*moved).item() == pytest.approx(case(*given).item(), rel=1e-9)
+    torn = [moved[0], *given[1:]]
+    assert abs(case(*torn).item() - case(*given).item()) > 1e-3
 
 
-@pytest.mark.parametrize(("factor", "expected"), [(3.0, 0.0), (-0.5, 4.0)])
-def test_byol_of_parallel_and_opposite_pairs(factor, expected):
-    x = rows("x")
-    assert byol(x, factor * x).item() == pytest.approx(expected, abs=1e-12)
-
-
-def test_byol_of_orthogonal_pairs_is_two():
-    basis = torch.eye(6, dtype=torch.float64)
-    assert byol(basis[:3], basis[3:]).item() == pytest.approx(2.0, abs=1e-12)
-
-
-@pytest.mark.parametrize("loss", [nt_xent, byol])
-def test_invariances(loss):
-    a, b = rows("a"), rows("b")
-    value = loss(a, b).item()
-    sizes = torch.tensor([1e-3, 1.0, 7.0, 0.5, 100.0, 3.0], dtype=torch.float64)[:, None]
-    order = torch.tensor([3, 1, 5, 0, 2, 4])
-    turn = torch.linalg.qr(rows("turn", n=WIDTH)).Q
-    for x, y in ((sizes * a, b / sizes), (a[order], b[order]), (b, a), (a @ turn, b @ turn)):
-        assert loss(x, y).item() == pytest.approx(value, rel=1e-12)
-    assert abs(loss(a[order], b).item() - value) > 1e-3
-
-
-def test_gradients_of_nt_xent_equal_finite_differences():
-    a, b = rows("a", n=4).requires_grad_(), rows("b", n=4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, y: nt_xent(x, y, 0.2), (a, b))
-
-
-def test_gradients_of_byol_equal_finite_differences_and_none_reach_the_target():
-    a, b = rows("a").requires_grad_(), rows("b").requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: byol(x, b), (a,))
-    byol(a, b).backward()
-    assert a.grad is not None
-    assert b.grad is None
-
-
-@pytest.mark.parametrize("temperature", [0.01, 0.5])
-def test_extreme_rows_leave_finite_gradients(temperature):
-    zero, same = torch.zeros(3, WIDTH), torch.ones(3, WIDTH)
-    for x, y in ((zero, zero), (zero, same), (same, same), (1e18 * same, 1e-18 * same)):
-        for loss, limit in ((lambda a, b: nt_xent(a, b, temperature), math.log(5)), (byol, 2.0)):
-            a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
-            value = loss(a, b)
-            value.backward()
-            assert a.grad is not None
-            assert a.grad.isfinite().all()
-            if x is zero and y is zero:  # all similarities are 0
-                assert value.item() == pytest.approx(limit, abs=1e-6)
-
-
-def test_one_sample_has_no_negatives_so_nothing_to_learn():
-    a, b = rows("a", n=1).requires_grad_(), rows("b", n=1).requires_grad_()
-    loss = nt_xent(a, b, 0.01)
-    loss.backward()
-    assert loss.item() == 0
-    assert a.grad is not None
-    assert torch.equal(a.grad, torch.zeros_like(a))
-
-
-@pytest.mark.parametrize("loss", [nt_xent, byol])
+@cases()
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(loss, dtype):
-    a, b = rows("a", dtype=dtype), rows("b", dtype=dtype)
-    found = loss(a, b)
+def test_half_precision_is_computed_in_float32(case, dtype):
+    given = case.draw(dtype=dtype)
+    found = case(*given)
     assert found.dtype == torch.float32
-    assert torch.equal(found, loss(a.float(), b.float()))
+    assert torch.equal(found, case(*(x.float() if x.is_floating_point() else x for x in given)))
 
 
-@pytest.mark.parametrize("loss", [nt_xent, byol])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast_does_not_reach_the_arithmetic(loss, dtype):
-    a, b = rows("a", dtype=dtype).requires_grad_(), rows("b", dtype=dtype).requires_grad_()
-    plain = loss(a, b)
-    expected = torch.autograd.grad(plain, a)[0]
+@cases()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_autocast_does_not_reach_the_arithmetic(case, dtype):
+    given = ready(case.draw(dtype=dtype))
+    learning = [given[i] for i in case.learning]
+    plain = case(*given)
+    expected = torch.autograd.grad(plain, learning)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = loss(a, b)
-    assert cast.dtype == torch.float32
+        cast = case(*given)
+    assert cast.dtype == plain.dtype
     assert torch.equal(cast, plain)
-    assert torch.equal(torch.autograd.grad(cast, a)[0], expected)
+    found = torch.autograd.grad(cast, learning)
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("loss", [nt_xent, byol])
-@pytest.mark.parametrize("shapes", [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
-def test_shapes_that_do_not_match_are_refused(loss, shapes):
-    a, b = (torch.ones(shape) for shape in shapes)
-    with pytest.raises(ValueError, match=r"must both be \[N, D\], got \(4,"):
-        loss(a, b)
+@cases(where=lambda case: len(case.names) > 1 and "labels" not in case.names)
+def test_inputs_of_two_precisions_meet_in_the_wider_one(case):
+    given = case.draw()
+    halved = [given[0].bfloat16().double(), *given[1:]]
+    assert torch.equal(case(given[0].bfloat16(), *given[1:]), case(*halved))
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
-def test_temperatures_not_above_zero_are_refused(temperature):
-    with pytest.raises(ValueError, match="above 0"):
-        nt_xent(rows("a"), rows("b"), temperature)
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        with seeded("losses", "net"):
-            self.layer = nn.Linear(WIDTH, 3, dtype=torch.float64)
-
-    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        return self.layer(a), self.layer(b)
-
-
-def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """A loss of batch statistics: how far the cross-correlation is from the identity."""
-    a, b = (x - mean(x.mean(dim=0)) for x in (a, b))
-    return (mean(a.T @ b / len(a)) - torch.eye(3, dtype=a.dtype)).square().sum()
-
-
-LOSSES = {"nt_xent": lambda a, b: nt_xent(a, b, 0.1), "byol": byol, "correlation": correlation}
-
-
-def measure(net: nn.Module, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-    """Value and gradients of every loss, averaged over ranks as DDP does, and the collectives."""
-    found = {}
-    for name, loss in LOSSES.items():
-        net.zero_grad()
-        value = loss(*net(a, b))
+@cases()
+@pytest.mark.parametrize("sharp", [False, True], ids=["usual", "sharp"])
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e-18, 1e18])
+def test_extreme_rows_leave_a_finite_value_and_finite_gradients(case, sharp, size):
+    if size == 1e18 and case.sort != "cosine":
+        size = 1e4
+    same = size * torch.ones(6, WIDTH)
+    halves = torch.cat([same[:3], -same[3:]])
+    for fills in ((same, same), (same, 0 * same), (0 * same, same), (halves, -halves)):
+        given = case.draw(dtype=torch.float32)
+        seen = 0
+        for i, x in enumerate(given):
+            if x.dim() == 2 and i not in case.constant:
+                given[i], seen = fills[seen % 2], seen + 1
+        given = ready(given)
+        value = case(*given, sharp=sharp)
         value.backward()
-        found[f"{name}.value"] = value.detach().reshape(1)
-        for key, p in net.named_parameters():
-            assert p.grad is not None
-            found[f"{name}.{key}"] = p.grad.clone()
-            if world()[1] > 1:
-                dist.all_reduce(found[f"{name}.{key}"])
-                found[f"{name}.{key}"] /= world()[1]
-    found["gathered"] = gather(a)
-    found["gathered.transposed"] = gather(a.T.contiguous().T)
-    found["mean"] = mean(a.T)
-    return found
+        assert value.isfinite()
+        for i, x in enumerate(given):
+            assert i in case.constant or x.grad.isfinite().all()
 
 
-def contiguous_only(collective: Callable[..., None]) -> Callable[..., None]:
-    """A collective of gloo that is as strict as NCCL's."""
-
-    def call(*tensors: Tensor | list[Tensor]) -> None:
-        for each in tensors:
-            assert all(x.is_contiguous() for x in (each if isinstance(each, list) else [each]))
-        collective(*tensors)
-
-    return call
+@cases()
+def test_what_is_not_a_number_stays_so(case):
+    # A loss that hides it would train on.
+    given = case.draw()
+    given[case.learning[0]][1, 2] = float("nan")
+    assert case(*given).isnan()
 
 
-def one_of_two(rank: int, folder: str) -> None:
-    place = f"file://{folder}/meeting"
-    dist.all_reduce = contiguous_only(dist.all_reduce)
-    dist.all_gather = contiguous_only(dist.all_gather)
-    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=RANKS)
-    assert world() == (rank, RANKS)
-    mine = slice(rank * ROWS, (rank + 1) * ROWS)
-    a, b = (rows(key, n=RANKS * ROWS)[mine] for key in "ab")
-    found = measure(Net(), a, b)
-    # Each rank weighs its own copy of what was gathered, so a gradient must come from both.
-    x = a.clone().requires_grad_()
-    (gather(x) * (rank + 1) * rows("weight", n=RANKS * ROWS)).sum().backward()
-    assert x.grad is not None
-    found["gather.grad"] = x.grad
-    save_file({k: v.detach().contiguous() for k, v in found.items()}, f"{folder}/{rank}")
-    dist.destroy_process_group()
+@cases("cosine", where=lambda case: bool(case.sharp))
+def test_a_temperature_may_be_a_tensor_that_learns(case):
+    t, given = torch.tensor(0.3, dtype=torch.float64, requires_grad=True), case.draw()
+
+    def loss(temperature, given=given):
+        return getattr(losses, case.name)(*given, **case.options | {"temperature": temperature})
+
+    assert torch.autograd.gradcheck(loss, (t,))
+    torch.testing.assert_close(loss(t), loss(0.3), rtol=1e-12, atol=0)
+    single = [x.float() if x.is_floating_point() else x for x in given]
+    assert loss(t, single).dtype == torch.float32
 
 
-def test_two_ranks_give_the_gradient_of_one_with_the_whole_batch(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    spawn(one_of_two, (str(tmp_path),), nprocs=RANKS)
-    first, second = (load_file(tmp_path / str(rank)) for rank in range(RANKS))
-    a, b = (rows(key, n=RANKS * ROWS) for key in "ab")
-    whole = measure(Net(), a, b)
-    for name in LOSSES:
-        for key in ("layer.weight", "layer.bias"):
-            expected = whole[f"{name}.{key}"]
-            # A bias that goes with the mean has no gradient; all others must be there.
-            assert expected.abs().max() > 1e-3 or (name, key) == ("correlation", "layer.bias")
-            for part in (first, second):
-                torch.testing.assert_close(part[f"{name}.{key}"], expected, rtol=1e-9, atol=1e-13)
-        both = (first[f"{name}.value"] + second[f"{name}.value"]) / 2
-        torch.testing.assert_close(both, whole[f"{name}.value"], rtol=1e-12, atol=0)
-    middle = (a[:ROWS] + a[ROWS:]).T / 2
-    weight = 3 * rows("weight", n=RANKS * ROWS)
-    for rank, part in enumerate((first, second)):
-        assert torch.equal(part["gathered"], a)
-        assert torch.equal(part["gathered.transposed"], a)
-        torch.testing.assert_close(part["mean"], middle)
-        torch.testing.assert_close(part["gather.grad"], weight[rank * ROWS :][:ROWS])
+def test_dino_takes_temperatures_and_momentum_as_tensors_on_the_device():
+    crops, center = [rows("a"), rows("b")], rows("center", n=1)[0]
+    warm, m = torch.tensor(0.07), torch.tensor(0.9)
+    found = losses.dino(crops, crops, center, torch.tensor(0.1), warm)
+    torch.testing.assert_close(
+        found, losses.dino(crops, crops, center, 0.1, 0.07), rtol=1e-5, atol=0
+    )
+    flat = losses.dino(crops, crops, center[None], 0.1, 0.07)
+    assert torch.equal(flat, losses.dino(crops, crops, center, 0.1, 0.07))
+    assert losses.update_center(center[None], crops).shape == (1, len(center))
+    moved = losses.update_center(center, crops, m)
+    assert moved.dtype == torch.float64
+    torch.testing.assert_close(moved, losses.update_center(center, crops, 0.9), rtol=1e-6, atol=0)
 
 
-def test_collectives_are_the_identity_in_one_process():
-    x = rows("x")
-    assert world() == (0, 1)
-    assert gather(x) is x
-    assert mean(x) is x
+SHAPES = [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,)), ((2, 2, 2), (2, 2, 2))]
+PAIRS = [
+    "barlow_twins",
+    "byol",
+    "debiased_nt_xent",
+    "hard_negative_nt_xent",
+    "info_nce",
+    "moco_v3",
+    "n_pair",
+    "negative_cosine",
+    "nt_xent",
+    "temperature_free_info_nce",
+    "temperature_free_nt_xent",
+    "vicreg",
+]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("shapes", SHAPES)
+def test_shapes_that_do_not_match_are_refused(name, shapes):
+    a, b = (torch.ones(shape) for shape in shapes)
+    with pytest.raises(ValueError, match=r"must both be \[N, D\], got \([24],"):
+        getattr(losses, name)(a, b)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_empty_inputs_are_refused(name, shape):
+    with pytest.raises(ValueError, match="must not be empty"):
+        getattr(losses, name)(torch.ones(shape), torch.ones(shape))
+
+
+X, Y, L = torch.ones(4, 3), torch.ones(4, 2), torch.zeros(4, dtype=torch.long)
+REFUSALS = {
+    "triplet shapes": ("triplet", (X, X, Y), {}, r"anchor, positive and negative must all be"),
+    "triplet margin": ("triplet", (X, X, X), {"margin": -0.1}, "margin must not be below 0"),
+    "pairwise margin": ("pairwise_contrastive", (X, X, L), {"margin": -1}, "margin must not be"),
+    "pairwise same": ("pairwise_contrastive", (X, X, L[:3]), {}, r"same must be \[4\].*\(3,\)"),
+    "mined shape": ("mined_triplet", (L, L), {}, r"z must be \[N, D\], got \(4,\)"),
+    "mined labels": ("mined_triplet", (X, L[:3]), {}, r"labels must be \[4\].*\(3,\)"),
+    "mined labels 2-d": ("mined_triplet", (X, X), {}, r"labels must be \[4\].*\(4, 3\)"),
+    "mined margin": ("mined_triplet", (X, L), {"margin": float("nan")}, "margin must not be"),
+    "mined mining": (
+        "mined_triplet",
+        (X, L),
+        {"mining": "easy"},
+        "semi_hard, hard or all, got 'easy'",
+    ),
+    "sup_con labels": ("sup_con", (X, L[:2]), {}, r"labels must be \[4\].*\(2,\)"),
+    "sup_con form": ("sup_con", (X, L), {"form": "mid"}, "form must be out or in, got 'mid'"),
+    "negatives width": ("info_nce", (X, X, Y), {}, r"negatives must be \[K, 3\].*\(4, 2\)"),
+    "no negatives": ("info_nce", (X, X, X[:0]), {}, r"negatives must be \[K, 3\] with K > 0"),
+    "support width": ("nn_info_nce", (X, X, Y), {}, r"support must be \[K, 3\].*\(4, 2\)"),
+    "nn shapes": ("nn_info_nce", (X, Y, X), {}, r"projection and prediction must both be"),
+    "tau_plus 1": ("debiased_nt_xent", (X, X), {"tau_plus": 1.0}, r"tau_plus must be in \[0, 1\)"),
+    "tau_plus -": ("hard_negative_nt_xent", (X, X), {"tau_plus": -0.1}, "tau_plus must be in"),
+    "beta": ("hard_negative_nt_xent", (X, X), {"beta": -1.0}, "beta must not be below 0, got -1.0"),
+    "one row, Barlow Twins": ("barlow_twins", (X[:1], X[:1]), {}, "a variance needs 2 rows"),
+    "one row, VICReg": ("vicreg", (X[:1], X[:1]), {}, "a variance needs 2 rows"),
+    "scores shape": ("sinkhorn", (L,), {}, r"scores must be \[B, K\].*\(4,\)"),
+    "epsilon": ("sinkhorn", (X,), {"epsilon": 0.0}, "epsilon must be above 0"),
+    "iterations": ("sinkhorn", (X,), {"iterations": 0}, "iterations must be 1 or more"),
+    "crops shapes": ("swapped_prediction", ([X, Y], [X]), {}, r"must all be \[B, K\] of one shape"),
+    "one crop": ("swapped_prediction", ([X], [X]), {}, "2 crops or more.* got 1 and 1"),
+    "no crops": ("swapped_prediction", ([], []), {}, "scores and assignments must all be"),
+    "no assignments": ("swapped_prediction", ([X, X], []), {}, "2 crops or more.* got 2 and 0"),
+    "more teacher": ("dino", ([X, X], [X, X, X], X[0]), {}, "2 crops or more.* got 2 and 3"),
+    "center width": ("dino", ([X, X], [X], Y[0]), {}, r"center must be \[K\].*\(2,\) and"),
+    "center 2-d": ("dino", ([X, X], [X], X[:2]), {}, r"center must be \[K\].*\(2, 3\) and"),
+    "update width": ("update_center", (Y[0], [X]), {}, r"center must be \[K\].*\(2,\) and"),
+    "update nothing": ("update_center", (X[0], []), {}, r"center must be \[K\].*\(3,\) and \[\]"),
+    "momentum": ("update_center", (X[0], [X]), {"momentum": 1.1}, r"momentum must be in \[0, 1\]"),
+}
+
+
+@pytest.mark.parametrize(("name", "given", "options", "text"), REFUSALS.values(), ids=REFUSALS)
+def test_what_makes_no_sense_is_refused(name, given, options, text):
+    with pytest.raises(ValueError, match=text):
+        getattr(losses, name)(*given, **options)
+
+
+TEMPERATURES = [
+    (case, key)
+    for name, case in CASES.items()
+    for key in inspect.signature(getattr(losses, case.name)).parameters
+    if "temperature" in key and "," not in name
+]
+
+
+@pytest.mark.parametrize(("case", "key"), TEMPERATURES, ids=lambda x: getattr(x, "name", x))
+def test_temperatures_not_above_zero_are_refused(case, key):
+    bad = {0.0: "above 0", -1.0: "above 0", float("nan"): "above 0", torch.ones(1): "0-d"}
+    for value, text in bad.items():
+        with pytest.raises(ValueError, match=f"{key} must be .*{text}, got"):
+            Case(case.name, case.inputs, case.sort, options={key: value}, lists=case.lists)(
+                *case.draw()
+            )
+
+
+def test_the_library_says_what_it_has():
+    public = {n for n, x in vars(losses).items() if inspect.isfunction(x) and n[0] != "_"}
+    assert public == set(losses.__all__)
+    assert sorted(losses.__all__) == losses.__all__
+    assert public - {case.name for case in CASES.values()} == {"sinkhorn", "update_center"}
+    for name in public:
+        text = getattr(losses, name).__doc__
+        assert all(part in text for part in ("Args:", "Returns:", "Raises:", "[")), name
+    files = Path(clctl.losses.__file__).parent.glob("[!_]*.py")
+    assert not [f.name for f in files if "Source:" not in f.read_text("utf-8")]
+
+
+def test_the_library_loads_nothing_else_of_the_package():
+    code = "import sys, clctl.losses; print(*(m for m in sys.modules if m.startswith('clctl')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {m for m in done.stdout.split() if not m.startswith("clctl.losses")}
+    assert loaded == {"clctl", "clctl.distributed"}

@@ -7,7 +7,7 @@ from torchvision.transforms.v2 import functional as oracle
 
 from clctl.console import Exit, Problem
 from clctl.images import Images
-from clctl.recipe.sections import Affine, Blur, Crop, Jitter, Solarize, ViewGroup, Views
+from clctl.recipe.policy import Affine, Blur, Crop, Jitter, Solarize, ViewGroup, Views
 from clctl.rng import generator
 from clctl.views.apply import make, pictures, prepare
 from clctl.views.draw import describe, draw

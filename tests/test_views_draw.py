@@ -8,7 +8,7 @@ import torch
 from scipy.stats import chisquare, kstest
 from torchvision.transforms import v2
 
-from clctl.recipe.sections import Affine, Blur, Crop, Jitter, Solarize, ViewGroup
+from clctl.recipe.policy import Affine, Blur, Crop, Jitter, Solarize, ViewGroup
 from clctl.rng import generator, seeded
 from clctl.views.draw import central, describe, draw
 

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as oracle
 
 from clctl.images import Images
-from clctl.recipe.sections import Affine, Blur, Crop, Jitter, ViewGroup
+from clctl.recipe.policy import Affine, Blur, Crop, Jitter, ViewGroup
 from clctl.rng import generator
 from clctl.views import color
 from clctl.views.crop import resample, shrink_each, shrink_together

@@ -70,6 +70,8 @@ def announce(trainer: Trainer, dataset: DataSet) -> None:
         f"  encoder   {recipe.encoder.name} ({facts}), {method.encoder.width} features, "
         f"{_setup.parameters(method.encoder):,} parameters; heads {heads:,}"
     )
+    if settled := method.facts():
+        say("  method    " + ", ".join(f"{k} {v}" for k, v in settled.items()))
     say(f"  images    {images}; stored {canvas[2]}x{canvas[1]}, seen {recipe.views.size} px")
     say(f"  labels    {dataset.labels_from.removeprefix('labels are ')}")
     for note in dataset.notes:

@@ -79,8 +79,7 @@ class Bench:
     @cached_property
     def untrained(self) -> Material:
         """Features of the same encoder with the weights of step 0, statistics calibrated."""
-        method = _setup.method(self.recipe)
-        encoder = method.get_submodule(method.evaluated).to(self.where.device)
+        encoder = _setup.encoder(self.recipe).to(self.where.device)
         calibrate(encoder, self._calibration())
         return self._encoded(encoder, "random-init features of")
 

@@ -13,8 +13,9 @@ from torch import Tensor
 import clctl
 from clctl.console import Exit, Problem
 from clctl.images import Images
-from clctl.method import Encoder, Method
-from clctl.recipe.sections import Recipe, Views
+from clctl.method import Encoder, Method, Scale
+from clctl.recipe.policy import Views
+from clctl.recipe.sections import Recipe
 from clctl.rng import seeded
 from clctl.views.apply import prepare
 
@@ -110,27 +111,30 @@ def _bf16_pays() -> bool:
     return "avx512_bf16" in flags.split() or "amx_bf16" in flags.split()
 
 
-def method(recipe: Recipe, begin: Callable[[Encoder], None] = lambda encoder: None) -> Method:
+def encoder(recipe: Recipe) -> Encoder:
+    """The encoder with the weights of step 0."""
+    with seeded(recipe.seed, "init"):
+        return recipe.encoder.build(recipe.views.size)
+
+
+def method(
+    recipe: Recipe,
+    images: int | None = None,
+    begin: Callable[[Encoder], None] = lambda encoder: None,
+) -> Method:
     """The method with the weights that its seed gives: those of step 0.
 
     Args:
+        images: Size of the training set, where it is known.
         begin: Puts other weights into the fresh encoder, before a teacher is copied from it.
 
     Raises:
-        Problem: If the method wants another number of views than the policy makes.
+        Problem: If a queue of the recipe is longer than the training set.
     """
-    if recipe.views.count != recipe.method.views:
-        raise Problem(
-            f"method {recipe.method.name} compares {recipe.method.views} views of an image, "
-            f"views.groups make {recipe.views.count}",
-            Exit.RECIPE,
-            "recipe.views-count",
-            f"let the counts of views.groups add up to {recipe.method.views}",
-        )
     with seeded(recipe.seed, "init"):
         encoder = recipe.encoder.build(recipe.views.size)
         begin(encoder)
-        return recipe.method.build(encoder)
+        return recipe.method.build(encoder, Scale(recipe.train.batch_size, images))
 
 
 def preparation(views: Views) -> Callable[[Images], Tensor]:

@@ -1,5 +1,6 @@
 """The loop of a run: steps, lines of the log, checkpoints, the online score, and when to stop."""
 
+import copy
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -13,25 +14,26 @@ from torch.optim import Optimizer
 
 from clctl import optim
 from clctl.commands import _setup
+from clctl.commands._guard import Guard, readings
 from clctl.commands._stop import Stop
-from clctl.console import Exit, Problem, Talk, dump
+from clctl.console import Talk, dump
 from clctl.data.feed import Feed
 from clctl.engine import Plan, Tick, train
 from clctl.evaluate.features import extract
 from clctl.evaluate.knn import knn
 from clctl.evaluate.score import score
 from clctl.images import Images, Split
-from clctl.method import Batch, Method
+from clctl.method import Batch, Clock, Method
+from clctl.nn.spread import spread
 from clctl.recipe.sections import Recipe
 from clctl.report.document import duration, percent
-from clctl.rng import generator
+from clctl.rng import generator, seeded
 from clctl.store import checkpoint, reference
 from clctl.store.run import Run
 from clctl.views.apply import make
 
 MEASURED = 5  # steps after which time and memory are told; the first ones warm caches up
 BANK, QUERIES = 4000, 1000  # images of train in the online score
-COLLAPSED, PATIENCE = 0.1, 5  # spread below which, and lines of the log for which, a run is lost
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Trainer:
         manifest: Goes beside it: where and with what it was made.
         start: Steps that a checkpoint had done.
         last: The newest record of the log.
+        guard: What watches for collapse.
     """
 
     recipe: Recipe
@@ -61,6 +64,7 @@ class Trainer:
     last: dict[str, float] = field(default_factory=dict)
     steps_seconds: float = 0.0
     done: int = 0
+    guard: Guard = field(init=False)
 
     @property
     def total(self) -> int:
@@ -81,6 +85,8 @@ class Trainer:
             views=self._views,
             lr=lambda clock: peak * optim.factor(recipe.schedule, clock),
             peak=peak,
+            decay=optim.decay(recipe.optimizer, recipe.schedule),
+            clip_norm=getattr(recipe.optimizer, "clip_norm", None),
             amp=self.where.amp,
         )
 
@@ -90,6 +96,23 @@ class Trainer:
         made = make(images, self.recipe.views, key, self.where.device)
         return Batch(made.views, labels)
 
+    def arm(self) -> None:
+        """Set up the guard with the readings of step 0; for a method that has its first weights."""
+        plan, method = self.plan, copy.deepcopy(self.method)  # statistics of batch norm move
+        batch = plan.views(next(self.feed.batches(0)), 0)
+        clock = Clock(0, plan.total, plan.per_epoch, plan.device, plan.seed)
+        amp = torch.autocast(plan.device.type, plan.amp, enabled=plan.amp is not None)
+        with torch.no_grad(), seeded(plan.seed, "model", 0, 0), amp:
+            step = method(batch, clock)
+            first = readings(step) | {"spread": float(spread(step.watch["projections"]))}
+        armed = round(self.recipe.schedule.warmup * self.total)
+        self.guard = Guard(self.recipe.guard, first, armed, self.total // 2, self.talk)
+
+    def recall(self, records: list[dict[str, Any]]) -> None:
+        """Take in the log of a run that continues."""
+        self.last = next(iter(records[::-1]), {})
+        self.guard.recall(records, checkpoint.steps(self.run.folder))
+
     def go(self, stop: Stop) -> str | None:
         """Train from `start` to the end, or until `stop` has a reason; returns that reason.
 
@@ -98,7 +121,7 @@ class Trainer:
         """
         recipe, label = self.recipe, f"{self.recipe.name} step"
         saved_at, waits = time.monotonic(), deque[float](maxlen=recipe.report.log_every)
-        low, warm = 0, 0.0
+        warm = 0.0
         with self.talk.task(label, self.total, self.start) as show:
             clock = time.perf_counter()
             for tick in train(self.plan, self.method, self.optimizer, self.start):
@@ -113,7 +136,7 @@ class Trainer:
                 if tick.step - self.start == MEASURED:
                     self._forecast((self.steps_seconds - warm) / (MEASURED - 1))
                 if last or reason or tick.step % recipe.report.log_every == 0:
-                    low = self._log(tick, sum(waits) / len(waits), low)
+                    self._log(tick, sum(waits) / len(waits))
                 if last or reason or self._due(tick.step, saved_at):
                     tick.fetch()  # refuses to save what is not finite
                     self.save(tick.step)
@@ -130,9 +153,9 @@ class Trainer:
         by_step = every.every_steps is not None and step % every.every_steps == 0
         return by_step or time.monotonic() - saved_at >= 60 * every.every_minutes
 
-    def _log(self, tick: Tick, waiting: float, low: int) -> int:
-        """Write one line of metrics.jsonl; returns for how many lines the spread has been low."""
-        record = tick.fetch()
+    def _log(self, tick: Tick, waiting: float) -> None:
+        """Write one line of metrics.jsonl, and let the guard judge it."""
+        record = tick.fetch() | readings(tick.out)
         record["epoch"] = tick.step / self.feed.per_epoch
         chance = self.method.chance(self.recipe.train.batch_size)
         if chance is not None:
@@ -146,19 +169,7 @@ class Trainer:
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         self.run.log({**record, "time": stamp})
         self.last = {**self.last, **record}
-        armed = tick.step > self.recipe.schedule.warmup * self.total
-        low = low + 1 if armed and record["spread"] < COLLAPSED else 0
-        if low >= PATIENCE:
-            raise Problem(
-                f"collapsed: the spread of the projections is {record['spread']:.4f} "
-                f"(1 is healthy, 0 is one point) and has been under {COLLAPSED} for "
-                f"{PATIENCE} lines of the log, now at step {tick.step}",
-                Exit.NUMERICS,
-                "train.collapsed",
-                "lower optimizer.lr, or look at method and views; "
-                "the last checkpoint is the newest from before",
-            )
-        return low
+        self.guard.judge(record)
 
     def _score_due(self, step: int) -> bool:
         """At the first line of the log in every `knn_every` epochs, and at the end."""
@@ -189,7 +200,7 @@ class Trainer:
         return score(votes, queries.labels).metrics["top1"]
 
     def save(self, step: int) -> None:
-        """Write a checkpoint; older ones beyond `checkpoint.keep` go."""
+        """Write a checkpoint; older ones beyond `checkpoint.keep` go, but for the last good one."""
         checkpoint.save(
             self.run.folder,
             step,
@@ -198,7 +209,7 @@ class Trainer:
             {reference.KEY: dump({**self.about, "step": step}, indent=None)},
             {**self.manifest, "epoch": step / self.feed.per_epoch},
         )
-        checkpoint.prune(self.run.folder, self.recipe.checkpoint.keep)
+        checkpoint.prune(self.run.folder, self.recipe.checkpoint.keep, self.guard.good_save(step))
 
     @property
     def images_per_second(self) -> float:

@@ -1,10 +1,11 @@
 """clctl list: what there is to choose from, read from the files without importing them."""
 
 import difflib
+from pathlib import Path
 from typing import Any
 
 from clctl.console import Exit, Problem
-from clctl.recipe.plugins import known, summary
+from clctl.recipe.plugins import card, known, summary
 from clctl.recipe.read import packaged
 from clctl.report.document import Report
 
@@ -35,13 +36,43 @@ def list_(what: str) -> Report:
     else:
         files = known(PACKAGES[what])
         rows = [{"name": name, "summary": summary(path)} for name, path in files.items()]
+    names = [row["name"] for row in rows]
+    width = max(map(len, names), default=0)
+    lines = [f"{row['name']:<{width}}  {row['summary']}" for row in rows]
+    if what == "methods":
+        for row in rows:
+            row |= _facts(files[row["name"]])
+        lines = [line for row in rows for line in _words(row)]
     document: dict[str, Any] = {"schema": "clctl/list/1", what: rows}
-    width = max((len(row["name"]) for row in rows), default=0)
-    text = "\n".join(f"{row['name']:<{width}}  {row['summary']}" for row in rows)
-    return Report(document, text, "\n".join(row["name"] for row in rows))
+    return Report(document, "\n".join(lines), "\n".join(names))
 
 
-def _card(path: Any) -> str:
+def _facts(path: Path) -> dict[str, Any]:
+    """What a method is, from the card in its docstring."""
+    said = card(path)
+    return {
+        "year": int(said["Year"]),
+        "needs_negatives": said["Negatives"] != "none",
+        "negatives": said["Negatives"],
+        "needs_labels": said["Labels"] == "yes",
+        "labels": said["Labels"],
+        "views": said["Views"],
+        "state": [] if said["State"] == "none" else said["State"].split(", "),
+        "prevents_collapse": said["Against collapse"],
+        "source": said["Source"],
+    }
+
+
+def _words(row: dict[str, Any]) -> list[str]:
+    keeps = ", ".join(row["state"]) or "nothing"
+    return [
+        f"{row['name']} ({row['year']})  {row['summary'].partition(': ')[2]}",
+        f"    views {row['views']}; labels {row['labels']}; keeps {keeps}",
+        f"    negatives: {row['negatives']}; against collapse: {row['prevents_collapse']}",
+    ]
+
+
+def _card(path: Path) -> str:
     """The first line of a recipe's experiment card."""
     first = path.read_text("utf-8").partition("\n")[0]
     return first.lstrip("# ").rstrip()

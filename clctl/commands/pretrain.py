@@ -55,8 +55,9 @@ def pretrain(order: Order, talk: Talk) -> Report:
     dataset = load(recipe.data, recipe.views.size, talk.say)
     split = dataset.splits["train"]
     found = _initial(order.init_from, talk)
-    method = _setup.method(recipe, partial(_trained.fill, found=found))
-    feed = Feed(split, recipe.train.batch_size, recipe.seed, where.device, method.uses_labels)
+    method = _setup.method(recipe, len(split), partial(_trained.fill, found=found))
+    wants = (method.uses_labels, method.per_class)
+    feed = Feed(split, recipe.train.batch_size, recipe.seed, where.device, *wants)
     part = identity.weights_part(recipe, dataset.fingerprint, found and found.sha256)
     run = Run(_folder(order, home, recipe, identity.digest(part)))
     known = _same(run, part)
@@ -81,6 +82,7 @@ def pretrain(order: Order, talk: Talk) -> Report:
     _check_writable(run.folder)
     run.open()
     with run.lock():
+        trainer.arm()
         newest = checkpoint.newest(run.folder, talk.say)
         if newest is not None:
             _resume(trainer, newest)
@@ -91,7 +93,7 @@ def pretrain(order: Order, talk: Talk) -> Report:
         state = {"schema": "clctl/run/1", "identity": part, **_launch(order, where)}
         run.write_json(RUN, {**state, "status": "running", "resumed_from": trainer.start})
         run.rewind(trainer.start)
-        trainer.last = next(iter(run.records()[::-1]), {})
+        trainer.recall(run.records())
         if not (views := run.pictures / "views.png").exists():
             draw(recipe, split, dataset.classes, where.device, views)
         if trainer.start < trainer.total:

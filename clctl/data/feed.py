@@ -22,7 +22,13 @@ class Feed:
     """
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, device: torch.device, uses_labels: bool
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        uses_labels: bool,
+        per_class: int | None = None,
     ) -> None:
         """Raises Problem if there are fewer images than one batch, or no labels to use."""
         if len(split) < batch_size:
@@ -40,7 +46,8 @@ class Feed:
                 "data.no-labels",
                 "give labelled data, or take another method",
             )
-        self.per_epoch = len(split) // batch_size
+        self._classes = _Classes(split, batch_size, per_class) if per_class else None
+        self.per_epoch = len(split if self._classes is None else self._classes) // batch_size
         self.resident = device.type == "cuda" and _fits(split.images.canvas, device)
         self._images = split.images.to(device) if self.resident else split.images
         self._labels = split.labels if uses_labels else None
@@ -52,7 +59,10 @@ class Feed:
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             key = generator(self._seed, "order", epoch)
-            self._order = torch.randperm(len(self._images), generator=key)
+            if self._classes is None:
+                self._order = torch.randperm(len(self._images), generator=key)
+            else:
+                self._order = self._classes.order(key)
             self._epoch = epoch
         return self._order[place * self._batch : (place + 1) * self._batch]
 
@@ -78,6 +88,46 @@ class Feed:
         if self._device.type == "cuda":
             return values.pin_memory().to(self._device, non_blocking=True)
         return values.to(self._device)
+
+
+class _Classes:
+    """Orders in which every `per_class` rows in a row are of one class (P x K sampling).
+
+    Source: Hermans et al. 2017, "In Defense of the Triplet Loss", arXiv:1703.07737, Sec. 2.
+    """
+
+    def __init__(self, split: Split, batch_size: int, per_class: int) -> None:
+        """Raises Problem if no batch can be filled that way."""
+        assert split.labels is not None
+        self._per_class = per_class
+        rows = [(split.labels == label).nonzero()[:, 0] for label in split.labels.unique()]
+        self._rows = [r for r in rows if len(r) >= per_class]
+        if len(self) < batch_size or len(self._rows) < 2:
+            raise Problem(
+                f"{len(self._rows)} classes of {split.name} have {per_class} images; taken "
+                f"{per_class} at a time they do not fill a batch of {batch_size} with two classes",
+                Exit.DATA,
+                "data.fewer-than-batch",
+                "lower method.per_class or train.batch_size, or give more images",
+            )
+
+    def __len__(self) -> int:
+        return sum(len(r) // self._per_class for r in self._rows) * self._per_class
+
+    def order(self, key: torch.Generator) -> Tensor:
+        """Rows of one epoch; each class gives a group in turn, so that a batch has many classes."""
+        turns: list[list[Tensor]] = []
+        for rows in self._rows:
+            shuffled = rows[torch.randperm(len(rows), generator=key)]
+            groups = shuffled[: len(rows) // self._per_class * self._per_class]
+            for turn, group in enumerate(groups.split(self._per_class)):
+                if turn == len(turns):
+                    turns.append([])
+                turns[turn].append(group)
+        shuffled = [
+            turn[i] for turn in turns for i in torch.randperm(len(turn), generator=key).tolist()
+        ]
+        return torch.cat(shuffled)
 
 
 def _fits(canvas: Tensor, device: torch.device) -> bool:

@@ -9,16 +9,21 @@ from typing import Any, Literal
 import torchvision
 from torch import Tensor, nn
 
+from clctl.encoders._norm import Norm, layer
 from clctl.method import Encoder
-from clctl.recipe.sections import Section
+from clctl.recipe.section import Section
 
 LARGEST_SMALL = 48  # pixels; from 64 on, the small stem makes a processor's day too long
 
 
 class ResNetConfig(Section):
-    """stem: small is a 3x3 convolution of stride 1 without max-pool; auto takes it to 48 px."""
+    """stem: small is a 3x3 convolution of stride 1 without max-pool; auto takes it to 48 px.
+
+    norm: batch, or group, whose output for an image depends on no other image.
+    """
 
     stem: Literal["auto", "imagenet", "small"] = "auto"
+    norm: Norm = "batch"
 
     def resolved_stem(self, size: int) -> str:
         """The stem for views of `size` pixels, "imagenet" or "small"."""
@@ -28,15 +33,15 @@ class ResNetConfig(Section):
 
     def facts(self, size: int) -> dict[str, Any]:
         """What was settled when the encoder was built, for the log and for export."""
-        return {"stem": self.resolved_stem(size)}
+        return {"stem": self.resolved_stem(size), "norm": self.norm}
 
 
 class ResNet(Encoder):
     """Keys of the state dict are torchvision's, without `fc`."""
 
-    def __init__(self, architecture: str, stem: str) -> None:
+    def __init__(self, architecture: str, stem: str, norm: Norm) -> None:
         super().__init__()
-        model = getattr(torchvision.models, architecture)()
+        model = getattr(torchvision.models, architecture)(norm_layer=layer(norm))
         self.width = model.fc.in_features
         self.conv1: nn.Module = model.conv1
         self.bn1, self.relu = model.bn1, model.relu

@@ -7,10 +7,10 @@ from clctl.encoders._resnet import ResNet, ResNetConfig
 
 @final
 class Config(ResNetConfig):
-    """The stem is the only choice."""
+    """Stem and norm are the only choices."""
 
     name: Literal["resnet34"] = "resnet34"
 
     def build(self, size: int) -> ResNet:
         """Freshly drawn weights for views of `size` pixels."""
-        return ResNet(self.name, self.resolved_stem(size))
+        return ResNet(self.name, self.resolved_stem(size), self.norm)

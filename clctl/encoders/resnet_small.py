@@ -4,43 +4,50 @@ Source: the basic block of He et al. 2016, arXiv:1512.03385, one per stage.
 Differs: widths 16 to 128, and a 3x3 stem of stride 2 without max-pool.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, final
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
+from clctl.encoders._norm import Norm, layer
 from clctl.method import Encoder
-from clctl.recipe.sections import Count, Section
+from clctl.recipe.section import Count, Section
 
 
 @final
 class Config(Section):
-    """width: channels of the first stage; the features are eight times as many."""
+    """width: channels of the first stage; the features are eight times as many.
+
+    norm: batch, or group, whose output for an image depends on no other image.
+    """
 
     name: Literal["resnet_small"] = "resnet_small"
     width: Count = 16
+    norm: Norm = "batch"
 
     def build(self, size: int) -> "ResNetSmall":
         """Freshly drawn weights for views of any size."""
-        return ResNetSmall(self.width)
+        return ResNetSmall(self.width, self.norm)
 
     def facts(self, size: int) -> dict[str, Any]:
         """What was settled when the encoder was built, for the log and for export."""
-        return {"stem": "3x3, stride 2"}
+        return {"stem": "3x3, stride 2", "norm": self.norm}
 
 
 @final
 class ResNetSmall(Encoder):
     """Four stages of one basic block each."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, norm: Norm) -> None:
         super().__init__()
+        normed = layer(norm)
         self.width = 8 * width
         self.conv1 = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = normed(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = BasicBlock(width, width)
-        self.layer2, self.layer3, self.layer4 = (_down(width * 2**i) for i in range(3))
+        self.layer1 = BasicBlock(width, width, norm_layer=normed)
+        self.layer2, self.layer3, self.layer4 = (_down(width * 2**i, normed) for i in range(3))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -51,6 +58,6 @@ class ResNetSmall(Encoder):
         return x.mean(dim=(2, 3))
 
 
-def _down(width: int) -> BasicBlock:
-    shortcut = nn.Sequential(conv1x1(width, 2 * width, stride=2), nn.BatchNorm2d(2 * width))
-    return BasicBlock(width, 2 * width, stride=2, downsample=shortcut)
+def _down(width: int, normed: Callable[[int], nn.Module]) -> BasicBlock:
+    shortcut = nn.Sequential(conv1x1(width, 2 * width, stride=2), normed(2 * width))
+    return BasicBlock(width, 2 * width, stride=2, downsample=shortcut, norm_layer=normed)

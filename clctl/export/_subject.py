@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clctl.method import Encoder
 
 RESNETS = ("resnet18", "resnet34", "resnet50")  # named and keyed alike in torchvision and timm
+VITS = ("vit_tiny", "vit_small", "vit_base")  # keyed as in timm
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Subject:
 
     Attributes:
         name: Of the run or recipe, fit for a file name.
-        architecture: Name of its module in `clctl.encoders`.
+        architecture: Its name in a recipe, which picks a module of `clctl.encoders`.
         facts: The keys of its Config that are not at their default, and what was settled when
             it was built, such as {"stem": "small"}.
         encoder: In eval mode, on the CPU, float32.

@@ -47,7 +47,7 @@ def paste(subject: Subject, path: Path) -> str:
     settings = ", ".join(f"{key}={value!r}" for key, value in _settings(subject).items())
     return f"""\
 import torch
-from clctl.encoders.{subject.architecture} import Config
+from clctl.encoders.{plugins.module(subject.architecture)} import Config
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from torchvision.transforms.v2 import functional as F
@@ -61,6 +61,7 @@ features = model(x).detach()
 
 
 def _settings(subject: Subject) -> dict[str, Any]:
-    """The facts that are keys of the encoder's Config."""
+    """The facts that are keys of the encoder's Config, and its name where there are several."""
     fields = plugins.config("clctl.encoders", subject.architecture).model_fields
-    return {key: value for key, value in subject.facts.items() if key in fields and key != "name"}
+    name = {"name": subject.architecture} if fields["name"].is_required() else {}
+    return name | {k: v for k, v in subject.facts.items() if k in fields and k != "name"}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from clctl.console import Exit, Problem
 from clctl.export import _weights
-from clctl.export._subject import RESNETS, Subject, admit, claim, need, picture
+from clctl.export._subject import RESNETS, VITS, Subject, admit, claim, need, picture
 from clctl.store import documents, files, reading
 from clctl.store.reference import KEY
 
@@ -24,10 +24,15 @@ _CONFIG, _MODEL = "config.json", "model.safetensors"
 
 def refusal(subject: Subject) -> str | None:
     """Why timm has no place for the encoder, None if it has."""
-    if subject.architecture not in RESNETS:
-        return f"timm has no {subject.architecture}"
-    if subject.facts["stem"] != "imagenet":
-        return f"timm's {subject.architecture} has no stem of stride 1 without max-pool"
+    name, facts = subject.architecture, subject.facts
+    if name in VITS or name.startswith("timm/"):
+        return None
+    if name not in RESNETS:
+        return f"timm has no {name}"
+    if facts["stem"] != "imagenet":
+        return f"timm's {name} has no stem of stride 1 without max-pool"
+    if facts["norm"] != "batch":
+        return f"timm's {name} has no {facts['norm']} norm"
     return None
 
 
@@ -92,24 +97,48 @@ features = model(x).detach()
 def _config(subject: Subject) -> dict[str, Any]:
     """timm's description of the model, and where it comes from."""
     return {
-        "architecture": subject.architecture,
+        **_model(subject),
         "num_classes": 0,
         "num_features": subject.encoder.width,
-        "global_pool": "avg",
         "pretrained_cfg": {
             "num_classes": 0,
             "input_size": [3, subject.size, subject.size],
-            "fixed_input_size": False,
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "crop_mode": "center",
             "mean": subject.mean,
             "std": subject.std,
-            "first_conv": "conv1",
-            "classifier": "fc",
+            **_layers(subject),
         },
         KEY: subject.about,
     }
+
+
+def _model(subject: Subject) -> dict[str, Any]:
+    """What timm is to build: a name that it has, and how this model differs from it."""
+    name, facts, side = subject.architecture, subject.facts, subject.size
+    if name in VITS:
+        pool = {"cls": "token", "mean": "avg"}[facts["pool"]]
+        # Every patch and image size is the one registered name with other arguments.
+        arguments = {"img_size": side, "patch_size": facts["patch"], "fc_norm": False}
+        built = {"architecture": f"{name}_patch16_224", "global_pool": pool}
+        return {**built, "model_args": {**arguments, "global_pool": pool}}
+    if name.startswith("timm/"):
+        arguments = {"img_size": side} if "img_size" in facts else {}
+        return {"architecture": name.removeprefix("timm/"), "model_args": arguments}
+    return {"architecture": name, "global_pool": "avg"}
+
+
+def _layers(subject: Subject) -> dict[str, Any]:
+    """The ends of the model, which timm replaces, and whether its size is fixed."""
+    name = subject.architecture
+    if name.startswith("timm/"):
+        own: dict[str, Any] = getattr(subject.encoder, "pretrained_cfg", {})
+        first, last = own.get("first_conv"), own.get("classifier")
+    else:
+        first, last = ("patch_embed.proj", "head") if name in VITS else ("conv1", "fc")
+    fixed = name in VITS or "img_size" in subject.facts
+    return {"fixed_input_size": fixed, "first_conv": first, "classifier": last}
 
 
 def _ours(path: Path) -> bool:

@@ -14,6 +14,8 @@ def refusal(subject: Subject) -> str | None:
     """Why torchvision has no place for the encoder, None if it has."""
     if subject.architecture not in RESNETS:
         return f"torchvision has no {subject.architecture}"
+    if subject.facts["norm"] != "batch":
+        return f"torchvision's {subject.architecture} has no {subject.facts['norm']} norm"
     return None
 
 

@@ -1,5 +1,6 @@
 """Validation errors in plain words, each at the value or key that caused it."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 
 from clctl.console import Problem
 from clctl.recipe.nodes import Node, Place
+from clctl.recipe.section import Conflict
 from clctl.recipe.words import bare, describe, did_you_mean, given, is_union, mend, nearest
 
 _BOUNDS = {
@@ -106,6 +108,22 @@ def unknown_name(spot: Spot, names: Iterable[str]) -> Problem:
     shown = given(name).strip('"')
     message = f"there is no {spot.path} named `{shown}`"
     return name.place.problem(message, "recipe.unknown-name", did_you_mean(shown, names))
+
+
+def blamed(tree: Node, conflict: Conflict) -> Problem:
+    """A conflict at the value that it blames, or at the nearest section that is written."""
+    spot = Spot(Any, tree, "")
+    for part in re.findall(r"[^.\[\]]+", conflict.path):
+        value = spot.node.value
+        if isinstance(value, dict) and part in value:
+            spot = Spot(Any, value[part], part)
+        elif isinstance(value, list) and int(part) < len(value):
+            spot = Spot(Any, value[int(part)], part)
+        else:
+            break
+    # A list stands where its first entry does, so its key shows better what is meant.
+    key = spot.node.key if isinstance(spot.node.value, list) else None
+    return (key or spot.place).problem(conflict.message, "recipe.conflict", conflict.suggestion)
 
 
 def _unknown_key(section: Spot, key: str) -> Problem:

@@ -7,7 +7,12 @@ from typing import Any, cast
 
 from clctl.recipe.sections import Recipe
 
-_BESIDE = ("name", "checkpoint", "report")  # they name and watch a run, and leave its weights alone
+_BESIDE = (
+    "name",
+    "guard",
+    "checkpoint",
+    "report",
+)  # they name and watch a run, and leave its weights alone
 _ABSENT = object()
 
 

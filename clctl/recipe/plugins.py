@@ -6,6 +6,7 @@
 import ast
 import importlib
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,29 @@ def summary(path: Path) -> str:
     return lines[0] if lines else ""
 
 
+def card(path: Path) -> dict[str, str]:
+    """What a module's docstring says in lines such as "Source: ..." and "Year: 2020"."""
+    found: dict[str, str] = {}
+    key = ""
+    for line in (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").splitlines()[1:]:
+        if match := re.match(r"([A-Z][a-z ]+): (.+)", line):
+            key = match[1]
+            found[key] = match[2]
+        elif key and line.strip():
+            found[key] += f" {line.strip()}"
+        else:
+            key = ""
+    return found
+
+
+def module(name: str) -> str:
+    """The module that a `name` picks: what stands before the first "/" of it.
+
+    The rest is the module's own affair, such as a model of timm in "timm/convnext_atto".
+    """
+    return name.partition("/")[0]
+
+
 def config(package: str, name: str) -> Any:
-    """Imports a module named by `known` and gives its `Config`, whose `name` is a Literal."""
-    return importlib.import_module(f"{package}.{name}").Config
+    """Imports the module that a `name` picks and gives its `Config`."""
+    return importlib.import_module(f"{package}.{module(name)}").Config

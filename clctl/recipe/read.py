@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from clctl.console import Exit, Problem
-from clctl.recipe.faults import Spot, explain, unknown_name
+from clctl.recipe.faults import Spot, blamed, explain, unknown_name
 from clctl.recipe.nodes import MAX_DEPTH, Node, Place, load, parse
-from clctl.recipe.plugins import config, known
+from clctl.recipe.plugins import config, known, module
 from clctl.recipe.scalars import whole
-from clctl.recipe.sections import Plugin, Recipe
+from clctl.recipe.section import Plugin
+from clctl.recipe.sections import Recipe
 from clctl.recipe.words import nearest
 
 MAX_SHOWN = 20
@@ -195,7 +196,7 @@ def validated(tree: Node) -> tuple[Recipe | None, list[Problem]]:
             continue  # told by the validation of the whole
         name = _mapping(node).get("name")
         names = known(package)
-        if name is None or not isinstance(name.value, str) or name.value not in names:
+        if name is None or not isinstance(name.value, str) or module(name.value) not in names:
             problems.append(unknown_name(Spot(Any, node, key), names))
             continue
         model = config(package, name.value)
@@ -208,7 +209,12 @@ def validated(tree: Node) -> tuple[Recipe | None, list[Problem]]:
         recipe = Recipe.model_validate_json(json.dumps(tree.plain()))
     except ValidationError as error:
         return None, problems + explain(error, Spot(Recipe, tree, ""))
-    return recipe.model_copy(update=chosen), problems
+    recipe = recipe.model_copy(update=chosen)
+    if not problems:
+        problems = [
+            blamed(tree, conflict) for key in chosen for conflict in chosen[key].conflicts(recipe)
+        ]
+    return recipe, problems
 
 
 def together(problems: Sequence[Problem], label: str, command: str) -> Problem:

@@ -4,131 +4,47 @@ Open sections (`data`, `encoder`, `method`) carry a `name`, which picks a module
 and that module's `Config` gives the remaining keys (see `Plugin`).
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """One section: frozen, no unknown keys, no silent conversions between types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+from clctl.recipe.policy import Views
+from clctl.recipe.section import Conflict, Count, Plugin, Positive, Section, Share
 
 
-@dataclass(frozen=True)
-class Plugin:
-    """Marks a section whose `name` picks a module of `package` that holds a `Config`."""
+class Objective(Section):
+    """What the sections of all methods share: which views and labels they need.
 
-    package: str
-
-
-class Crop(Section):
-    """Random resized crop. scale: share of the area; ratio: width over height."""
-
-    scale: tuple[Share, Share] = (0.08, 1.0)
-    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Crop":
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError("scale must be [low, high] with 0 < low <= high <= 1")
-        if self.ratio[0] > self.ratio[1]:
-            raise ValueError("ratio must be [low, high] with low <= high")
-        return self
-
-
-class Affine(Section):
-    """Random shift, rotation and scale about the centre of the view; bare corners are black.
-
-    shift: largest shift as a share of the side; rotate: largest angle in degrees;
-    scale: smallest and largest factor; p: share of the images that are moved.
+    Attributes:
+        least, most: Number of views of an image; most is None where there is no limit.
     """
 
-    p: Share = 1.0
-    shift: Share = 0.0
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
-    scale: tuple[Positive, Positive] = (1.0, 1.0)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Affine":
-        if self.scale[0] > self.scale[1]:
-            raise ValueError("scale must be [low, high] with low <= high")
-        return self
-
-
-class Jitter(Section):
-    """Colour jitter in random order: strengths as in torchvision's ColorJitter."""
-
-    p: Share = 0.8
-    brightness: Annotated[float, Field(ge=0)] = 0.4
-    contrast: Annotated[float, Field(ge=0)] = 0.4
-    saturation: Annotated[float, Field(ge=0)] = 0.4
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-
-
-class Blur(Section):
-    """Gaussian blur. sigma: range in pixels; kernel: odd width, null for a tenth of the side."""
-
-    p: Share = 0.5
-    sigma: tuple[Positive, Positive] = (0.1, 2.0)
-    kernel: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _odd(self) -> "Blur":
-        if self.kernel is not None and self.kernel % 2 == 0:
-            raise ValueError("kernel must be odd")
-        if self.sigma[0] > self.sigma[1]:
-            raise ValueError("sigma must be [low, high] with low <= high")
-        return self
-
-
-class Solarize(Section):
-    """Invert what is at or above `threshold`, in units of full white."""
-
-    p: Share = 0.2
-    threshold: Share = 0.5
-
-
-class ViewGroup(Section):
-    """`count` views drawn alike. Left-out operations do not happen; order is as written here.
-
-    size: side of these views in pixels, null for the policy's (multi-crop has small ones).
-    hflip, vflip, grayscale: share of the images.
-    """
-
-    count: Count = 1
-    size: Annotated[int, Field(ge=4)] | None = None
-    crop: Crop | None = None
-    affine: Affine | None = None
-    hflip: Share = 0.0
-    vflip: Share = 0.0
-    jitter: Jitter | None = None
-    grayscale: Share = 0.0
-    blur: Blur | None = None
-    solarize: Solarize | None = None
-
-
-class Views(Section):
-    """How views are made from an image, and how an image is prepared for evaluation.
-
-    size: side of a view in pixels; evaluation takes the centre square, resized to it.
-    mean, std: normalisation of each channel, in units of full white.
-    """
-
-    size: Annotated[int, Field(ge=4)]
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
-    groups: Annotated[tuple[ViewGroup, ...], Field(min_length=1)]
+    least: ClassVar[int] = 2
+    most: ClassVar[int | None] = 2
 
     @property
-    def count(self) -> int:
-        """Views of one image."""
-        return sum(group.count for group in self.groups)
+    def supervised(self) -> bool:
+        """Whether this method learns from labels."""
+        return False
+
+    def conflicts(self, recipe: "Recipe") -> Iterable[Conflict]:
+        """The views and labels of the recipe against those that the method needs."""
+        made, name = recipe.views.count, recipe.method.name
+        if made < self.least or (self.most is not None and made > self.most):
+            wanted = f"{self.least} or more" if self.most is None else f"{self.least}"
+            wanted += " view" if wanted == "1" else " views"
+            yield Conflict(
+                "views.groups",
+                f"method {name} takes {wanted} of an image, views.groups make {made}",
+                f"let the counts of views.groups add up to {wanted}",
+            )
+        if self.supervised and getattr(recipe.data, "labels", None) == "none":
+            yield Conflict(
+                "data.labels",
+                f"method {name} learns from labels, and data.labels is none",
+                "leave out data.labels, or take another method: clctl list methods",
+            )
 
 
 class Train(Section):
@@ -158,29 +74,41 @@ class LARS(Section):
 
 
 class SGD(Section):
-    """SGD with momentum. lr is per 256 images; biases and norms are not decayed."""
+    """SGD with momentum. lr is per 256 images; biases and norms are not decayed.
+
+    clip_norm: largest norm of the gradient of all weights together, null for no limit.
+    """
 
     name: Literal["sgd"] = "sgd"
     lr: Positive
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip_norm: Positive | None = None
 
 
 class AdamW(Section):
-    """AdamW. lr is per 256 images; biases and norms are not decayed."""
+    """AdamW. lr is per 256 images; biases and norms are not decayed.
+
+    clip_norm: largest norm of the gradient of all weights together, null for no limit.
+    """
 
     name: Literal["adamw"] = "adamw"
     lr: Positive
     betas: tuple[Share, Share] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: Positive | None = None
 
 
 class Schedule(Section):
-    """Linear warmup over a share of the run, then half a cosine down to `final` of the peak."""
+    """Linear warmup over a share of the run, then half a cosine down to `final` of the peak.
+
+    weight_decay: where the weight decay ends, on half a cosine from the optimizer's; null stays.
+    """
 
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     final: Share = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
 
 
 class Checkpoint(Section):
@@ -201,6 +129,17 @@ class Report(Section):
     knn_every: Count = 5
 
 
+class Guard(Section):
+    """Against collapse: armed after warmup, judged at every line of the log.
+
+    patience: lines in a row with one and the same sign of collapse before the run stops;
+    action: stop (exit 7), or only warn.
+    """
+
+    patience: Count = 5
+    action: Literal["stop", "warn"] = "stop"
+
+
 class Recipe(Section):
     """A whole recipe. Everything but the weights is a pure function of it and the step."""
 
@@ -213,5 +152,6 @@ class Recipe(Section):
     train: Train = Train()
     optimizer: Annotated[LARS | SGD | AdamW, Field(discriminator="name")]
     schedule: Schedule = Schedule()
+    guard: Guard = Guard()
     checkpoint: Checkpoint = Checkpoint()
     report: Report = Report()

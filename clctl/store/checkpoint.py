@@ -135,8 +135,13 @@ def newest(run: Path, say: Callable[[str], None]) -> Path | None:
     return None
 
 
-def prune(run: Path, keep: int) -> None:
-    """Keep the newest `keep` whole checkpoints; delete older ones and incomplete leftovers.
+def steps(run: Path) -> list[int]:
+    """Steps of the checkpoints that seem to be there, newest first; none is read."""
+    return [step for step, _ in _found(run / CHECKPOINTS)]
+
+
+def prune(run: Path, keep: int, spare: int | None = None) -> None:
+    """Keep the newest `keep` whole checkpoints and that of step `spare`; delete the others.
 
     Nothing whole is deleted before `keep` newer ones were read and found whole.
     """
@@ -154,7 +159,7 @@ def prune(run: Path, keep: int) -> None:
         return
     whole: set[int] = set()
     for step, folder in complete:
-        if len(whole) >= keep or step in whole:
+        if (len(whole) >= keep and step != spare) or step in whole:
             _delete(folder)
         elif _is_whole(folder):
             whole.add(step)

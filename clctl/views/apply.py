@@ -8,7 +8,7 @@ from torch import Tensor
 from clctl.console import Exit, Problem
 from clctl.images import Images
 from clctl.method import Batch
-from clctl.recipe.sections import ViewGroup, Views
+from clctl.recipe.policy import ViewGroup, Views
 from clctl.views import color
 from clctl.views.crop import resample
 from clctl.views.draw import Drawn, central, describe, draw

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clctl.recipe.sections import Affine, Crop, Jitter, ViewGroup
+from clctl.recipe.policy import Affine, Crop, Jitter, ViewGroup
 
 TRIES = 10  # crops that are tried before the central one is taken
 COLUMNS = {

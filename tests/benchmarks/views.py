@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from clctl.images import Images
-from clctl.recipe.sections import Blur, Crop, Jitter, ViewGroup, Views
+from clctl.recipe.policy import Blur, Crop, Jitter, ViewGroup, Views
 from clctl.rng import generator
 from clctl.views.apply import make
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import SerializeAsAny
 
 from clctl.recipe import sections
-from clctl.recipe.sections import Plugin
+from clctl.recipe.section import Plugin
 
 GOOD = """\
 # A card in front.

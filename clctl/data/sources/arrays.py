@@ -14,7 +14,7 @@ from clctl.data.arrayfile import SUFFIXES, Arrays, problem, read
 from clctl.data.layout import few
 from clctl.data.split import part
 from clctl.images import DataSet, Images, Split
-from clctl.recipe.sections import Section
+from clctl.recipe.section import Section
 
 
 class Config(Section):

@@ -13,7 +13,7 @@ import torch
 from clctl.data import fingerprint
 from clctl.data.split import part
 from clctl.images import DataSet, Images, Split
-from clctl.recipe.sections import Section
+from clctl.recipe.section import Section
 
 
 class Config(Section):

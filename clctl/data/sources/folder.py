@@ -18,7 +18,7 @@ from clctl.data.layout import Layout, Part, layout
 from clctl.data.scan import File, scan
 from clctl.data.split import stratified
 from clctl.images import DataSet, Images, Split
-from clctl.recipe.sections import Section, Share
+from clctl.recipe.section import Section, Share
 
 
 class Config(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clctl.recipe.sections import Count, Section
+from clctl.recipe.section import Count, Section
 
 
 class Config(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clctl.recipe.sections import Count, Positive, Section
+from clctl.recipe.section import Count, Positive, Section
 
 
 class Config(Section):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from clctl.recipe.sections import Section
+from clctl.recipe.section import Section
 
 
 class Config(Section):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from clctl.recipe.sections import Count, Section
+from clctl.recipe.section import Count, Section
 
 
 class Config(Section):

@@ -1,0 +1,186 @@
+"""The guard against collapse: what it reads at every line of the log, and what it makes of it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from clctl.console import Exit, Problem, Talk
+from clctl.evaluate.diagnostics import rank_me
+from clctl.method import Step
+from clctl.recipe import sections
+
+ROWS = 256  # of a batch, for the readings: more would make the rank slow
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One sign of collapse.
+
+    Attributes:
+        shown: Whether a record shows it, beside the readings of step 0.
+        words: What it means, from both.
+        early: Whether a healthy run may begin like this and learn its way out of it, as SwAV
+            does: then it counts once a line was free of it, or half of the run is over.
+    """
+
+    shown: Callable[[Record, Record], bool]
+    words: Callable[[Record, Record], str]
+    early: bool = False
+
+
+def readings(step: Step) -> Record:
+    """What the guard reads of one step, as numbers.
+
+    Of the encoder's output around its mean "feature_spread", root mean square over that of the
+    whole, and "feature_rank", effective rank; for methods that predict
+    distributions "entropy", the mean over images in units of its maximum, and "information", how
+    much the predictions tell of the image in the same units: 0 where all images get the same.
+    """
+    if "features" not in step.watch:
+        return {}
+    h = step.watch["features"][:ROWS].double().cpu()
+    around = h - h.mean(dim=0)
+    share = around.square().sum() / h.square().sum().clamp_min(1e-300)
+    found = {"feature_spread": float(share.sqrt()), "feature_rank": rank_me(around)}
+    if "predictions" in step.watch:
+        p = step.watch["predictions"][:ROWS].double().cpu()
+        most = math.log(min(p.shape))
+        each, whole = float(_entropy(p).mean()), float(_entropy(p.mean(dim=0)))
+        found |= {"entropy": each / math.log(p.shape[1]), "information": (whole - each) / most}
+    return found
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -(p * p.clamp_min(1e-300).log()).sum(dim=-1)
+
+
+SIGNS = {
+    "spread": Sign(
+        lambda now, first: now["spread"] < min(0.1, first["spread"] / 2),
+        lambda now, first: (
+            f"the projections of different images point the same way: spread {now['spread']:.3f}, "
+            "where 1 fills the sphere and 0 is one point"
+        ),
+    ),
+    "features": Sign(
+        lambda now, first: now["feature_spread"] < first["feature_spread"] / 4,
+        lambda now, first: (
+            f"the features of different images are nearly the same: spread around their mean "
+            f"{now['feature_spread']:.3f}, at step 0 {first['feature_spread']:.3f}"
+        ),
+    ),
+    "rank": Sign(
+        lambda now, first: now["feature_rank"] < max(1.5, first["feature_rank"] / 8),
+        lambda now, first: (
+            f"the features vary along {now['feature_rank']:.1f} directions, at step 0 along "
+            f"{first['feature_rank']:.1f}"
+        ),
+    ),
+    "loss": Sign(
+        lambda now, first: (
+            "loss_chance" in now and abs(now["loss"] / now["loss_chance"] - 1) < 0.01
+        ),
+        lambda now, first: (
+            f"the loss {now['loss']:.4f} stands at {now['loss_chance']:.4f}, that of an encoder "
+            "that tells no two images apart"
+        ),
+        early=True,
+    ),
+    "information": Sign(
+        lambda now, first: now.get("information", 1.0) < 0.02,
+        lambda now, first: (
+            f"all images get the same prediction: it tells {now['information']:.3f} of what it "
+            f"could; its entropy is {now['entropy']:.2f} of uniform"
+        ),
+        early=True,
+    ),
+}
+
+
+class Guard:
+    """Judges every line of the log; says what it fears, and stops a run that has collapsed.
+
+    What it knows can be read again from the log, so a run that continues is judged alike.
+
+    Attributes:
+        first: The readings of step 0.
+        armed: Steps of warmup, in which nothing is judged.
+        half: Half of the steps of the run.
+    """
+
+    def __init__(
+        self, recipe: sections.Guard, first: Record, armed: int, half: int, talk: Talk
+    ) -> None:
+        self._recipe, self._talk = recipe, talk
+        self.first, self.armed, self.half = first, armed, half
+        self._outgrown: set[str] = set()  # signs that some line was free of
+        self._lasts: dict[str, int] = {}  # sign -> lines in a row that show it
+        self._since = 0  # step of the first of the longest of these rows
+        self._good: int | None = None  # newest checkpoint from before any sign
+
+    def judge(self, record: Record, aloud: bool = True) -> None:
+        """Take a record in.
+
+        Args:
+            aloud: Whether this is news; False for what stands in the log already.
+
+        Raises:
+            Problem: Exit.NUMERICS if one sign has lasted for as long as the recipe allows.
+        """
+        if record["step"] <= self.armed or "feature_spread" not in record:
+            return
+        shown = {name for name, sign in SIGNS.items() if sign.shown(record, self.first)}
+        self._outgrown |= SIGNS.keys() - shown
+        if record["step"] <= self.half:
+            shown -= {name for name in shown - self._outgrown if SIGNS[name].early}
+        self._lasts = {name: self._lasts.get(name, 0) + 1 for name in SIGNS if name in shown}
+        longest = max(self._lasts.values(), default=0)
+        if not longest:
+            self._since = 0
+        self._since = self._since or (record["step"] if longest else 0)
+        patience = self._recipe.patience
+        words = "; ".join(
+            SIGNS[name].words(record, self.first)
+            for name, lines in self._lasts.items()
+            if lines == longest
+        )
+        if aloud and longest == (patience + 1) // 2:
+            self._talk.say(f"warning: this looks like collapse at step {record['step']:,}: {words}")
+        if aloud and longest >= patience and self._recipe.action == "stop":
+            raise self._collapsed(record, words)
+
+    def recall(self, records: Sequence[Record], saves: Sequence[int]) -> None:
+        """Judge the log of a run that continues as it was judged then, silently.
+
+        Args:
+            saves: Steps of its checkpoints.
+        """
+        for record in records:
+            self.judge(record, aloud=False)
+        before = [step for step in saves if step < self._since or not self._lasts]
+        self._good = max(before, default=None)
+
+    def good_save(self, step: int) -> int | None:
+        """Note that a checkpoint of `step` stands; gives the newest from before any sign."""
+        if not self._lasts:
+            self._good = step
+        return self._good
+
+    def _collapsed(self, record: Record, words: str) -> Problem:
+        kept = (
+            f"checkpoint step-{self._good:08d} is the last from before"
+            if self._good
+            else ("no checkpoint is from before")
+        )
+        return Problem(
+            f"collapsed at step {record['step']:,}: {words}; so for {self._recipe.patience} lines "
+            f"of the log, since step {self._since:,}",
+            Exit.NUMERICS,
+            "train.collapsed",
+            f"{kept}; lower optimizer.lr, or look at method and views; guard.action=warn goes on",
+        )
