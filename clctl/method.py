@@ -107,6 +107,7 @@ class Method(nn.Module):
 
     encoder: Encoder
     evaluated: ClassVar[str] = "encoder"  # submodule that is scored and exported
+    ideal: ClassVar[float | None] = None  # lowest loss, if giving all images one vector has it too
     uses_labels: bool = False  # the engine drops labels unless this is set
     per_class: int | None = None  # images of each class in a batch; None draws regardless of class
 

@@ -11,10 +11,16 @@ from clctl.method import Step, watched
 from clctl.recipe import sections
 from clctl.rng import generator
 
-FIRST = {"spread": 1.0, "feature_spread": 0.8, "feature_rank": 40.0}
-HEALTHY = {**FIRST, "loss": 2.0, "loss_chance": 4.0, "entropy": 0.8, "information": 0.2}
+FIRST = {"spread": 1.0, "feature_spread": 0.8, "feature_rank": 40.0, "std": 0.3}
+HEALTHY = {
+    **{**FIRST, "loss": 2.0, "loss_chance": 4.0, "loss_ideal": -1.0},
+    **{"entropy": 0.8, "information": 0.2},
+}
 SICK = {
     "spread": {"spread": 0.05},
+    "shrunk": {"spread": 0.3},
+    "std": {"std": 0.05},
+    "trivial": {"loss": -0.99, "feature_rank": 19.0},
     "features": {"feature_spread": 0.1},
     "rank": {"feature_rank": 2.0},
     "loss": {"loss": 4.01},
@@ -103,7 +109,7 @@ def test_nothing_is_judged_before_the_end_of_warmup():
         watch.judge(record(40, **SICK["rank"]))
 
 
-@pytest.mark.parametrize("name", ["loss", "information"])
+@pytest.mark.parametrize("name", ["shrunk", "loss", "information"])
 def test_a_slow_start_is_no_collapse(name):
     watch = guard(patience=2)
     for step in range(30, 101, 10):
@@ -122,10 +128,10 @@ def test_warn_goes_on():
 
 def test_two_signs_are_told_together_by_the_one_that_lasted():
     watch = guard(patience=2)
-    watch.judge(record(30, **SICK["spread"]))
+    watch.judge(record(30, **SICK["std"]))
     with pytest.raises(Problem) as caught:
-        watch.judge(record(40, **SICK["spread"], **SICK["rank"]))
-    assert "same way" in caught.value.message
+        watch.judge(record(40, **SICK["std"], **SICK["rank"]))
+    assert "shrink to nothing" in caught.value.message
     assert "directions" not in caught.value.message
 
 
@@ -158,7 +164,7 @@ def test_a_run_that_continues_is_judged_as_if_it_had_not_stopped():
 
 def test_thresholds_follow_step_0():
     watch = guard(patience=1)
-    watch.first = {"spread": 0.06, "feature_spread": 0.02, "feature_rank": 6.0}
+    watch.first = {"spread": 0.06, "feature_spread": 0.02, "feature_rank": 6.0, "std": 0.3}
     low = {"spread": 0.05, "feature_spread": 0.01, "feature_rank": 2.0}
     watch.judge(record(30, **low))
     with pytest.raises(Problem):

@@ -1,6 +1,7 @@
 """The recipes and the plugins that come with clctl."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from clctl.recipe.read import find, packaged, read
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["clctl.methods", "clctl.encoders", "clctl.data.sources"]
 PLUGINS = [(package, name) for package in PACKAGES for name in known(package)]
+BENCHMARKS = [name for name in packaged() if name.startswith(("cifar10/", "imagenet/"))]
 
 
 def test_the_promised_ones_are_there():
@@ -36,6 +38,22 @@ def test_packaged_recipe(name, tmp_path, monkeypatch):
     Path("again.json").write_text(json.dumps(document), encoding="utf-8")
     assert read(Path("again.json")) == recipe
     assert len(digest(weights_part(recipe, "f", None))) == 8
+
+
+@pytest.mark.parametrize("method", known("clctl.methods"))
+@pytest.mark.parametrize("folder", ["", "cifar10/", "imagenet/"])
+def test_every_method_has_its_recipes(folder, method):
+    assert read(find(folder + method)).method.name == method
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_card_of_a_benchmark(name):
+    """It says what was published and what was measured, so that no figure passes for another."""
+    card = re.match(r"(#.*\n)+", packaged()[name].read_text("utf-8"))[0]
+    assert f"\n#   clctl pretrain {name} --data PATH/" in card
+    assert "published" in card
+    assert "not measured here" in card or re.search(r"\b20\d\d-\d\d-\d\d\b", card)
+    assert max(map(len, card.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(("package", "name"), PLUGINS)

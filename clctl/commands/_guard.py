@@ -67,6 +67,21 @@ SIGNS = {
             "where 1 fills the sphere and 0 is one point"
         ),
     ),
+    "shrunk": Sign(
+        lambda now, first: now["spread"] < 0.4 * first["spread"],
+        lambda now, first: (
+            f"the projections of different images have drawn together: spread {now['spread']:.3f}, "
+            f"at step 0 {first['spread']:.3f}"
+        ),
+        early=True,
+    ),
+    "std": Sign(
+        lambda now, first: "std" in now and now["std"] < first["std"] / 4,
+        lambda now, first: (
+            f"the projections shrink to nothing: standard deviation {now['std']:.3g}, at step 0 "
+            f"{first['std']:.3g}"
+        ),
+    ),
     "features": Sign(
         lambda now, first: now["feature_spread"] < first["feature_spread"] / 4,
         lambda now, first: (
@@ -79,6 +94,18 @@ SIGNS = {
         lambda now, first: (
             f"the features vary along {now['feature_rank']:.1f} directions, at step 0 along "
             f"{first['feature_rank']:.1f}"
+        ),
+    ),
+    "trivial": Sign(
+        lambda now, first: (
+            "loss_ideal" in now
+            and now["loss"] - now["loss_ideal"] < 0.02
+            and now["feature_rank"] < first["feature_rank"] / 2
+        ),
+        lambda now, first: (
+            f"nothing is left to predict: the loss {now['loss']:.4f} is at its best, "
+            f"{now['loss_ideal']:g}, while the features vary along {now['feature_rank']:.1f} "
+            f"directions, at step 0 along {first['feature_rank']:.1f}"
         ),
     ),
     "loss": Sign(

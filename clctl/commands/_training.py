@@ -104,7 +104,8 @@ class Trainer:
         amp = torch.autocast(plan.device.type, plan.amp, enabled=plan.amp is not None)
         with torch.no_grad(), seeded(plan.seed, "model", 0, 0), amp:
             step = method(batch, clock)
-            first = readings(step) | {"spread": float(spread(step.watch["projections"]))}
+            own = {name: float(value) for name, value in step.metrics.items()}
+            first = readings(step) | own | {"spread": float(spread(step.watch["projections"]))}
         armed = round(self.recipe.schedule.warmup * self.total)
         self.guard = Guard(self.recipe.guard, first, armed, self.total // 2, self.talk)
 
@@ -160,6 +161,8 @@ class Trainer:
         chance = self.method.chance(self.recipe.train.batch_size)
         if chance is not None:
             record["loss_chance"] = chance
+        if self.method.ideal is not None:
+            record["loss_ideal"] = self.method.ideal
         if self.classes >= 2 and self._score_due(tick.step):
             record["knn"] = self.online()
         elif "knn" in self.last:

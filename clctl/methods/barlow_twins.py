@@ -51,7 +51,6 @@ class BarlowTwins(Method):
         features, _ = seen = [self.encoder(view) for view in batch.views]
         a, b = (self.projector(h) for h in seen)
         loss = self.scale * barlow_twins(a, b, self.redundancy)
-        # Columns are standardised by the loss, so the spread that counts is around their mean.
         return Step(loss, watched(features, a))
 
     def chance(self, batch: int) -> float:

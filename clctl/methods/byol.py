@@ -45,6 +45,8 @@ class Config(Objective):
 class BYOL(Method):
     """Online encoder, projector and predictor; the teacher follows the first two."""
 
+    ideal = 0.0
+
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__()
         out = config.projector[-1]

@@ -42,6 +42,8 @@ class Config(Objective):
 class SimSiam(Method):
     """Encoder, projector and predictor."""
 
+    ideal = -1.0
+
     def __init__(self, config: Config, encoder: Encoder) -> None:
         super().__init__()
         out = config.projector[-1]

@@ -52,4 +52,6 @@ class VICReg(Method):
     def forward(self, batch: Batch, clock: Clock) -> Step:
         features, _ = seen = [self.encoder(view) for view in batch.views]
         a, b = (self.projector(h) for h in seen)
-        return Step(vicreg(a, b, *self.weights), watched(features, a))
+        # The one loss that knows of scale, and can be lowered by shrinking: the hinge wants 1.
+        std = a.detach().float().std(dim=0).mean()
+        return Step(vicreg(a, b, *self.weights), watched(features, a), {"std": std})
