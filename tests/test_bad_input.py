@@ -53,19 +53,21 @@ def packaged(name: str, *changes: tuple[str, str]) -> str:
     return text
 
 
-LOCAL = "\n    - count: 2\n      size: 8"
 CONFLICTS = {
-    "dino without small crops": (("dino", (LOCAL, "\n    - count: 0")), "count: 0", "at least 1"),
     "dino of two views": (("dino", ("    - count: 2", "    - count: 1")), "groups:", "3 or more"),
     "dino small first": (
-        ("dino", ("- count: 2\n      crop", "- count: 1\n      crop")),
+        (
+            "dino",
+            ("- count: 1\n", "- count: 2\n"),
+            ("groups:\n    - count: 2\n", "groups:\n    - count: 1\n      size: 8\n"),
+        ),
         "groups:",
-        "16 and 8",
+        "8 and 16",
     ),
     "supcon without labels": (
-        ("supcon", ("name: digits", "name: digits\n  labels: none")),
-        "labels",
-        "labels",
+        ("supcon", ("name: digits", "name: folder\n  path: x\n  labels: none")),
+        "labels: none",
+        "learns from labels",
     ),
     "batch of one": (
         ("simclr", ("batch_size: 64", "batch_size: 1")),

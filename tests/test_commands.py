@@ -278,3 +278,14 @@ def test_lists(what, clctl):
         "recipes": {"byol", "simclr", "folder", "cifar10/byol", "cifar10/simclr"},
     }
     assert expected[what] <= names
+
+
+def test_the_list_of_methods_says_what_each_needs_and_keeps(clctl):
+    rows = {row["name"]: row for row in clctl("list", "methods", "--json").document["methods"]}
+    keys = {"year", "needs_negatives", "needs_labels", "views", "state", "prevents_collapse"}
+    assert all(keys <= row.keys() and 2010 < row["year"] < 2030 for row in rows.values())
+    assert rows["moco_v2"]["state"] == ["teacher", "queue"]
+    assert [name for name, row in rows.items() if row["needs_labels"]] == ["supcon"]
+    free = {name for name, row in rows.items() if not row["needs_negatives"]}
+    assert free == {"barlow_twins", "byol", "dino", "simsiam", "swav", "vicreg"}
+    assert "moco_v2 (2020)" in clctl("list", "methods").out

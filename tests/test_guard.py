@@ -75,6 +75,7 @@ def test_readings_of_predictions(logits, entropy, information):
     found = readings(Step(torch.ones(()), watched(h, h, predictions=p)))
     assert found["entropy"] == pytest.approx(entropy, abs=1e-6)
     assert found["information"] == pytest.approx(information, abs=1e-6)
+    assert found["entropy_of_mean"] == pytest.approx(entropy + information, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", SIGNS)

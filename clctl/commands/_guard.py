@@ -37,9 +37,10 @@ def readings(step: Step) -> Record:
     """What the guard reads of one step, as numbers.
 
     Of the encoder's output around its mean "feature_spread", root mean square over that of the
-    whole, and "feature_rank", effective rank; for methods that predict
-    distributions "entropy", the mean over images in units of its maximum, and "information", how
-    much the predictions tell of the image in the same units: 0 where all images get the same.
+    whole, and "feature_rank", effective rank. Of predicted distributions "entropy", the mean
+    over images, and "entropy_of_mean", that of their mean, both over the log of their entries;
+    and "information", the gap between the two over the most that it could be: how much the
+    predictions tell of the image, 0 where all images get the same.
     """
     if "features" not in step.watch:
         return {}
@@ -49,9 +50,10 @@ def readings(step: Step) -> Record:
     found = {"feature_spread": float(share.sqrt()), "feature_rank": rank_me(around)}
     if "predictions" in step.watch:
         p = step.watch["predictions"][:ROWS].double().cpu()
-        most = math.log(min(p.shape))
         each, whole = float(_entropy(p).mean()), float(_entropy(p.mean(dim=0)))
-        found |= {"entropy": each / math.log(p.shape[1]), "information": (whole - each) / most}
+        even = math.log(p.shape[1])
+        found |= {"entropy": each / even, "entropy_of_mean": whole / even}
+        found["information"] = (whole - each) / math.log(min(p.shape))
     return found
 
 

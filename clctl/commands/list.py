@@ -32,16 +32,18 @@ def list_(what: str) -> Report:
             f"clctl list {near[0] if near else 'methods'}",
         )
     if what == "recipes":
-        rows = [{"name": name, "summary": _card(path)} for name, path in packaged().items()]
+        rows: list[dict[str, Any]] = [
+            {"name": name, "summary": _card(path)} for name, path in packaged().items()
+        ]
     else:
         files = known(PACKAGES[what])
         rows = [{"name": name, "summary": summary(path)} for name, path in files.items()]
+        if what == "methods":
+            rows = [row | _facts(files[row["name"]]) for row in rows]
     names = [row["name"] for row in rows]
     width = max(map(len, names), default=0)
     lines = [f"{row['name']:<{width}}  {row['summary']}" for row in rows]
     if what == "methods":
-        for row in rows:
-            row |= _facts(files[row["name"]])
         lines = [line for row in rows for line in _words(row)]
     document: dict[str, Any] = {"schema": "clctl/list/1", what: rows}
     return Report(document, "\n".join(lines), "\n".join(names))

@@ -32,27 +32,31 @@ from clctl.evaluate.score import score
 from clctl.recipe.plugins import known
 
 FIRST = 10_000  # images of CIFAR-10
-SEEDS = {"simclr": (0, 1, 2), "byol": (0, 1, 2)}  # the others have one
+SEEDS = {"simclr": (0, 1, 2), "byol": (0, 1, 2)}  # of `cifar10`, to know the noise; else one
 VIEWS = "crop: {scale: [0.2, 1.0]}, hflip: 0.5, grayscale: 0.2"
 JITTER = "jitter: {p: 0.8, brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1}"
 TWO = f"views.groups=[{{count: 2, {VIEWS}, {JITTER}}}]"
 LOCAL = f"count: 2, size: 16, {VIEWS.replace('0.2, 1.0', '0.1, 0.5')}, {JITTER}"
 CROPS = f"views.groups=[{{count: 2, {VIEWS}, {JITTER}}}, {{{LOCAL}}}]"
 SGD = "optimizer={name: sgd, lr: 0.3, weight_decay: 5e-4}"
+ADAMW = "optimizer={name: adamw, lr: 4e-3, weight_decay: 1e-2}"
 SMALL: dict[str, tuple[str, ...]] = {  # over recipes/cifar10, for a small encoder and few minutes
     "barlow_twins": ("method.projector=[512, 512, 512]", "method.scale=0.02"),
     "byol": ("method.projector=[512, 128]", "method.predictor=512", "method.momentum=0.98"),
-    "cpc": ("optimizer={name: adamw, lr: 4e-3, weight_decay: 1e-2}",),
+    "cpc": (
+        *("encoder.norm=group", "method.patch=8", "method.stride=4", "method.steps=2"),
+        *(f"views.groups=[{{{VIEWS}}}]", ADAMW),
+    ),
     "debiased": ("method.projector=[512, 128]",),
     "dino": (
         *("method.projector=[512, 128]", "method.prototypes=512", "method.momentum=0.98"),
-        *("method.freeze_epochs=0", CROPS, "optimizer={name: sgd, lr: 1.0, weight_decay: 1e-4}"),
+        *("method.freeze_epochs=0", CROPS, ADAMW),
     ),
     "hard_negative": ("method.projector=[512, 128]",),
     "moco_v1": ("method.momentum=0.98", "method.momentum_final=0.98", "method.temperature=0.2"),
     "moco_v2": (
         *("method.projector=[512, 128]", "method.momentum=0.98", "method.momentum_final=0.98"),
-        "method.symmetric=false",
+        *("method.symmetric=false", "method.queue=auto"),
     ),
     "moco_v3": ("method.projector=[512, 128]", "method.predictor=512", "method.momentum=0.98"),
     "nnclr": ("method.projector=[512, 128]", "method.predictor=512"),
@@ -61,7 +65,7 @@ SMALL: dict[str, tuple[str, ...]] = {  # over recipes/cifar10, for a small encod
     "supcon": ("method.projector=[512, 128]",),
     "swav": (
         *("method.projector=[512, 128]", "method.prototypes=300", "method.freeze_epochs=0"),
-        *(CROPS, "method.epsilon=0.03", "optimizer={name: sgd, lr: 1.5, weight_decay: 1e-4}"),
+        *("method.epsilon=0.03", "method.queue_from=1", CROPS, ADAMW),
     ),
     "triplet": ("method.projector=[512, 128]",),
     "vicreg": (
@@ -119,21 +123,25 @@ def digits(name: str, seed: int, out: Path) -> dict[str, Any]:
     return row
 
 
-def settings(name: str, epochs: int, seed: int, data: Path) -> list[str]:
-    """The arguments of a run on the small CIFAR-10."""
-    own = [f"views.size={32}", TWO if name != "cpc" else "", SGD, *SMALL[name]]
-    common = ["encoder.name=resnet_small", "train.batch_size=128", "schedule.warmup=0.1"]
-    sets = [*common, *own, f"train.epochs={epochs}", f"seed={seed}", "checkpoint.every_minutes=60"]
-    flags = [flag for value in sets if value for flag in ("--set", value)]
-    return [f"cifar10/{name}", "--data", str(data), *flags]
+def settings(name: str, epochs: int, seed: int) -> list[str]:
+    """The overrides of a run on the small CIFAR-10."""
+    common = ("encoder={name: resnet_small}", "views.size=32", TWO, SGD, "schedule.warmup=0.1")
+    run = ("train.batch_size=128", f"train.epochs={epochs}", f"seed={seed}")
+    beside = ("checkpoint.every_minutes=60", "report.knn_every=1000")
+    return [*common, *SMALL[name], *run, *beside]
 
 
 def cifar10(name: str, seed: int, out: Path, data: Path, minutes: float) -> dict[str, Any]:
     """The minutes of one core for a method, scored by its neighbours and by a linear probe."""
-    _, rehearsal = clctl("pretrain", *settings(name, 1, seed, data), "--dry-run")
-    epochs = max(1, round(60 * minutes / rehearsal["seconds"]))
     run = out / "runs" / f"cifar10-{name}-{seed}"
-    _, document = clctl("pretrain", *settings(name, epochs, seed, data), "--out", run)
+
+    def pretrain(epochs: int, *more: object) -> dict[str, Any]:
+        flags = [flag for value in settings(name, epochs, seed) for flag in ("--set", value)]
+        return clctl("pretrain", f"cifar10/{name}", "--data", data, *flags, *more)[1]
+
+    rehearsal = pretrain(1, "--dry-run")
+    epochs = max(1, round(60 * minutes / rehearsal["seconds"]))
+    document = pretrain(epochs, "--out", run)
     linear = probed(run, "trained")
     return {**document, "epochs": epochs, "last": last_line(run), "linear": linear}
 
@@ -183,15 +191,16 @@ def table(out: Path) -> None:
         for row in rows:
             low, high = row["top1_ci95"]
             base, last = row["baselines"], row["last"]
+            run = out / "runs" / f"{kind}-{row['name']}-{row['seed']}"
+            kept = next((run / "evaluations").glob("knn-eval-*.json")).read_text("utf-8")
+            reading = json.loads(kept)["collapse"]
             cells = [
                 *(row["name"], row["seed"], f"{row['steps']:,}", f"{row['seconds']:.0f}"),
                 f"{row['images_per_second']:.0f}",
                 f"{row['metrics']['top1']:.3f} [{low:.3f}, {high:.3f}]",
                 *(f"{base['random_init']:.3f}", f"{base['pixels']:.3f}", f"{last['spread']:.2f}"),
-                f"{last['feature_rank']:.0f}",
+                f"{reading['rank_me']:.0f}",
             ]
-            if "rank_me" in row["metrics"]:
-                cells.append(f"{row['metrics']['rank_me']:.0f}")
             if "linear" in row:
                 low, high = row["linear"]["ci95"]
                 cells += [f"{row['linear']['top1']:.3f} [{low:.3f}, {high:.3f}]", row["epochs"]]
@@ -214,7 +223,8 @@ def main() -> None:
     if asked.kind == "probe":
         return print(json.dumps(probe(asked.out, *asked.methods)))
     names = asked.methods or list(known("clctl.methods"))
-    jobs = [(name, seed) for name in names for seed in SEEDS.get(name, (0,))]
+    seeds = SEEDS if asked.kind == "cifar10" else {}
+    jobs = [(name, seed) for name in names for seed in seeds.get(name, (0,))]
     jobs.sort(key=lambda job: job[1])
     data = first_images(asked.data, asked.out) if asked.kind == "cifar10" else None
 
