@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from exporting import SIZE, Written, noise, writer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -27,7 +27,6 @@ from clctl.store import disk, reference
 from clctl.views.apply import prepare
 
 ROOT = Path(__file__).parents[1]
-SIZE = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ALL = ["onnx", "safetensors", "timm", "torchvision"]
 ENCODERS = {
@@ -59,26 +58,10 @@ def make(name: str) -> Subject:
     return Subject(name, architecture, facts, encoder.eval(), SIZE, MEAN, STD, about)
 
 
-Written = Callable[[str, str], tuple[Subject, Path]]
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Written:
     """Subject and artefact of an encoder and a target, written once."""
-    folder, subjects, paths = tmp_path_factory.mktemp("exports"), {}, {}
-
-    def get(name: str, target: str) -> tuple[Subject, Path]:
-        subject = subjects.setdefault(name, make(name))
-        if (name, target) not in paths:
-            paths[name, target] = _subject.module(target).write(subject, folder / "new")
-        return subject, paths[name, target]
-
-    return get
-
-
-def noise(count: int) -> torch.Tensor:
-    x = torch.randn(count, 3, SIZE, SIZE, generator=generator(0, "noise"))
-    return x.contiguous(memory_format=torch.channels_last)  # as evaluation prepares pictures
+    return writer(make, tmp_path_factory.mktemp("exports"))
 
 
 def content(path: Path) -> dict[str, bytes]:

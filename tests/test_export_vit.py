@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from exporting import SIZE, Written, noise, writer
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -23,7 +23,6 @@ from clctl.rng import generator, seeded
 from clctl.store import reference
 
 ROOT = Path(__file__).parents[1]
-SIZE = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ALL, OWN = ["onnx", "safetensors", "timm"], ["onnx", "safetensors"]
 ENCODERS = {
@@ -57,26 +56,10 @@ def make(name: str) -> Subject:
     return Subject(name, architecture, facts, encoder.eval(), SIZE, MEAN, STD, about)
 
 
-Written = Callable[[str, str], tuple[Subject, Path]]
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Written:
     """Subject and artefact of an encoder and a target, written once."""
-    folder, subjects, paths = tmp_path_factory.mktemp("exports"), {}, {}
-
-    def get(name: str, target: str) -> tuple[Subject, Path]:
-        subject = subjects.setdefault(name, make(name))
-        if (name, target) not in paths:
-            paths[name, target] = _subject.module(target).write(subject, folder / "new")
-        return subject, paths[name, target]
-
-    return get
-
-
-def noise(count: int) -> torch.Tensor:
-    x = torch.randn(count, 3, SIZE, SIZE, generator=generator(0, "noise"))
-    return x.contiguous(memory_format=torch.channels_last)
+    return writer(make, tmp_path_factory.mktemp("exports"))
 
 
 @pytest.mark.parametrize(("name", "target"), PAIRS)

@@ -5,6 +5,7 @@ Run this file as a script to write the golden curves anew.
 
 import importlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,21 @@ def test_a_step_is_a_float32_loss_with_detached_readings(name):
     assert watch["features"].shape[1] == build(name).encoder.width
     if "predictions" in watch:
         torch.testing.assert_close(watch["predictions"].sum(dim=1), torch.ones(toy.BATCH))
+
+
+@every_method
+def test_bf16_moves_the_loss_by_its_rounding_alone(name):
+    plan_ = replace(plan(name, 3), amp=torch.bfloat16)
+    method, batch = trained(name), views(name)
+    with torch.no_grad():
+        exact = method(batch, CLOCK).loss
+        with torch.autocast("cpu", torch.bfloat16):
+            short = method(batch, CLOCK).loss
+    assert short.dtype == torch.float32
+    assert abs(short - exact) < 0.05 * abs(exact) + 0.02
+    ticks = list(train(plan_, method, optim.build(OPTIMIZERS["sgd"], method)))
+    assert math.isfinite(ticks[-1].fetch()["loss"])
+    assert all(p.dtype == torch.float32 for p in method.parameters())
 
 
 @every_method

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, final
+from typing import Any, Literal, final
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from clctl.console import Exit, Problem
@@ -16,7 +15,7 @@ from clctl.nn.mlp import mlp
 from clctl.nn.momentum import cosine, follow, teacher_of
 from clctl.nn.norm import assignment, grouped, synchronised
 from clctl.nn.queue import Queue, length
-from clctl.recipe.section import Conflict, Count, Positive, Share
+from clctl.recipe.section import Conflict, Count, Positive, Share, Widths
 from clctl.recipe.sections import Objective, Recipe
 
 
@@ -29,7 +28,7 @@ class MoCoConfig(Objective):
     symmetric: each view is query and key in turn, at twice the cost.
     """
 
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)]
+    projector: Widths
     temperature: Positive
     queue: Count | Literal["auto"] = "auto"
     momentum: Share = 0.999

@@ -9,14 +9,12 @@ State: none
 Against collapse: decorrelated dimensions of unit variance
 """
 
-from typing import Annotated, Literal, final
-
-from pydantic import Field
+from typing import Literal, final
 
 from clctl.losses import barlow_twins
 from clctl.method import Batch, Clock, Encoder, Method, Scale, Step, watched
 from clctl.nn.mlp import mlp
-from clctl.recipe.section import Count, Positive
+from clctl.recipe.section import Positive, Widths
 from clctl.recipe.sections import Objective
 
 
@@ -27,7 +25,7 @@ class Config(Objective):
     """
 
     name: Literal["barlow_twins"] = "barlow_twins"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (8192, 8192, 8192)
+    projector: Widths = (8192, 8192, 8192)
     redundancy: Positive = 0.0051
     scale: Positive = 1.0
 

@@ -10,17 +10,16 @@ State: teacher
 Against collapse: predictor and momentum teacher
 """
 
-from typing import Annotated, Literal, final
+from typing import Literal, final
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from clctl.losses import byol
 from clctl.method import Batch, Clock, Encoder, Method, Scale, Step, watched
 from clctl.nn.mlp import mlp
 from clctl.nn.momentum import cosine, follow, teacher_of
-from clctl.recipe.section import Count, Share
+from clctl.recipe.section import Count, Share, Widths
 from clctl.recipe.sections import Objective
 
 
@@ -32,7 +31,7 @@ class Config(Objective):
     """
 
     name: Literal["byol"] = "byol"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (4096, 256)
+    projector: Widths = (4096, 256)
     predictor: Count | None = 4096
     momentum: Share = 0.996
 

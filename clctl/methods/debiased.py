@@ -18,7 +18,7 @@ from pydantic import Field
 from clctl.losses import debiased_nt_xent
 from clctl.method import Encoder, Scale
 from clctl.methods._in_batch import InBatch
-from clctl.recipe.section import Count, Positive
+from clctl.recipe.section import Positive, Widths
 from clctl.recipe.sections import Objective
 
 
@@ -29,7 +29,7 @@ class Config(Objective):
     """
 
     name: Literal["debiased"] = "debiased"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (2048, 128)
+    projector: Widths = (2048, 128)
     temperature: Positive = 0.5
     tau_plus: Annotated[float, Field(ge=0, lt=1)] = 0.1
 

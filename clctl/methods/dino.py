@@ -24,7 +24,7 @@ from clctl.nn.crops import by_size
 from clctl.nn.mlp import mlp
 from clctl.nn.momentum import cosine, follow, teacher_of
 from clctl.nn.prototypes import Prototypes
-from clctl.recipe.section import Conflict, Count, Positive, Share
+from clctl.recipe.section import Conflict, Positive, Share, Widths
 from clctl.recipe.sections import Objective, Recipe
 
 
@@ -40,7 +40,7 @@ class Config(Objective):
     least: ClassVar[int] = 3
     most: ClassVar[int | None] = None
     name: Literal["dino"] = "dino"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (2048, 2048, 256)
+    projector: Widths = (2048, 2048, 256)
     prototypes: Annotated[int, Field(ge=2)] = 65536
     norm: bool = False
     student_temperature: Positive = 0.1

@@ -12,20 +12,18 @@ State: teacher, queue
 Against collapse: negatives
 """
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from clctl.method import Encoder, Scale
 from clctl.methods._moco import MoCo, MoCoConfig
-from clctl.recipe.section import Count, Positive
+from clctl.recipe.section import Positive, Widths
 
 
 class Config(MoCoConfig):
     """As in `MoCoConfig`."""
 
     name: Literal["moco_v1"] = "moco_v1"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (128,)
+    projector: Widths = (128,)
     temperature: Positive = 0.07
 
     def build(self, encoder: Encoder, scale: Scale) -> MoCo:

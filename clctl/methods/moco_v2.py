@@ -12,20 +12,18 @@ State: teacher, queue
 Against collapse: negatives
 """
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from clctl.method import Encoder, Scale
 from clctl.methods._moco import MoCo, MoCoConfig
-from clctl.recipe.section import Count, Positive
+from clctl.recipe.section import Positive, Widths
 
 
 class Config(MoCoConfig):
     """As in `MoCoConfig`."""
 
     name: Literal["moco_v2"] = "moco_v2"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (2048, 128)
+    projector: Widths = (2048, 128)
     temperature: Positive = 0.2
 
     def build(self, encoder: Encoder, scale: Scale) -> MoCo:

@@ -12,16 +12,15 @@ Against collapse: negatives
 """
 
 import math
-from typing import Annotated, Literal, final
+from typing import Literal, final
 
 import torch
-from pydantic import Field
 
 from clctl.losses import moco_v3
 from clctl.method import Batch, Clock, Encoder, Method, Scale, Step, watched
 from clctl.nn.mlp import mlp
 from clctl.nn.momentum import cosine, follow, teacher_of
-from clctl.recipe.section import Count, Positive, Share
+from clctl.recipe.section import Count, Positive, Share, Widths
 from clctl.recipe.sections import Objective
 
 
@@ -33,7 +32,7 @@ class Config(Objective):
     """
 
     name: Literal["moco_v3"] = "moco_v3"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (4096, 256)
+    projector: Widths = (4096, 256)
     predictor: Count = 4096
     predictor_norm: bool = False
     temperature: Positive = 1.0

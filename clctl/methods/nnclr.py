@@ -13,16 +13,14 @@ Against collapse: negatives
 """
 
 import math
-from typing import Annotated, Any, Literal, final
-
-from pydantic import Field
+from typing import Any, Literal, final
 
 from clctl.distributed import gather
 from clctl.losses import nn_info_nce
 from clctl.method import Batch, Clock, Encoder, Method, Scale, Step, watched
 from clctl.nn.mlp import mlp
 from clctl.nn.queue import Queue, length
-from clctl.recipe.section import Count, Positive
+from clctl.recipe.section import Count, Positive, Widths
 from clctl.recipe.sections import Objective
 
 PUBLISHED = 98304  # the paper's size for ImageNet
@@ -36,7 +34,7 @@ class Config(Objective):
     """
 
     name: Literal["nnclr"] = "nnclr"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (2048, 2048, 256)
+    projector: Widths = (2048, 2048, 256)
     predictor: Count = 4096
     temperature: Positive = 0.1
     queue: Count | Literal["auto"] = "auto"

@@ -13,14 +13,12 @@ Against collapse: negatives
 """
 
 from functools import partial
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from clctl.losses import nt_xent
 from clctl.method import Encoder, Scale
 from clctl.methods._in_batch import InBatch
-from clctl.recipe.section import Count, Positive
+from clctl.recipe.section import Positive, Widths
 from clctl.recipe.sections import Objective
 
 
@@ -28,7 +26,7 @@ class Config(Objective):
     """projector: widths of its layers, output last; temperature: of NT-Xent."""
 
     name: Literal["simclr"] = "simclr"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (2048, 128)
+    projector: Widths = (2048, 128)
     temperature: Positive = 0.5
 
     def build(self, encoder: Encoder, scale: Scale) -> InBatch:

@@ -10,15 +10,14 @@ State: none
 Against collapse: predictor and stopped gradient
 """
 
-from typing import Annotated, Any, Literal, final
+from typing import Any, Literal, final
 
-from pydantic import Field
 from torch.nn import functional as F
 
 from clctl.losses import negative_cosine
 from clctl.method import Batch, Clock, Encoder, Method, Scale, Step, watched
 from clctl.nn.mlp import mlp
-from clctl.recipe.section import Count
+from clctl.recipe.section import Count, Widths
 from clctl.recipe.sections import Objective
 
 
@@ -29,7 +28,7 @@ class Config(Objective):
     """
 
     name: Literal["simsiam"] = "simsiam"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (2048, 2048, 2048)
+    projector: Widths = (2048, 2048, 2048)
     predictor: Count = 512
     stop_gradient: bool = True
 

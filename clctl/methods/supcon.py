@@ -12,15 +12,14 @@ Against collapse: negatives
 """
 
 import math
-from typing import Annotated, Literal, final
+from typing import Literal, final
 
 import torch
-from pydantic import Field
 
 from clctl.losses import sup_con
 from clctl.method import Batch, Clock, Encoder, Method, Scale, Step, watched
 from clctl.nn.mlp import mlp
-from clctl.recipe.section import Count, Positive
+from clctl.recipe.section import Positive, Widths
 from clctl.recipe.sections import Objective
 
 
@@ -28,7 +27,7 @@ class Config(Objective):
     """projector: widths of its layers, output last; temperature: of the similarities."""
 
     name: Literal["supcon"] = "supcon"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (2048, 128)
+    projector: Widths = (2048, 128)
     temperature: Positive = 0.1
 
     @property

@@ -27,7 +27,7 @@ from clctl.nn.crops import by_size
 from clctl.nn.mlp import mlp
 from clctl.nn.prototypes import Prototypes
 from clctl.nn.queue import Queue, length
-from clctl.recipe.section import Conflict, Count, Positive
+from clctl.recipe.section import Conflict, Count, Positive, Widths
 from clctl.recipe.sections import Objective, Recipe
 
 PUBLISHED = 3840  # App. A, for small batches
@@ -45,7 +45,7 @@ class Config(Objective):
     least: ClassVar[int] = 2
     most: ClassVar[int | None] = None
     name: Literal["swav"] = "swav"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (2048, 128)
+    projector: Widths = (2048, 128)
     prototypes: Annotated[int, Field(ge=2)] = 3000
     temperature: Positive = 0.1
     epsilon: Positive = 0.05

@@ -22,7 +22,7 @@ from clctl.distributed import world
 from clctl.losses import mined_triplet
 from clctl.method import Batch, Clock, Encoder, Method, Scale, Step, watched
 from clctl.nn.mlp import mlp
-from clctl.recipe.section import Conflict, Count
+from clctl.recipe.section import Conflict, Widths
 from clctl.recipe.sections import Objective, Recipe
 
 
@@ -35,7 +35,7 @@ class Config(Objective):
     """
 
     name: Literal["triplet"] = "triplet"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (2048, 128)
+    projector: Widths = (2048, 128)
     positives: Literal["views", "labels"] = "views"
     mining: Literal["semi_hard", "hard", "all"] = "semi_hard"
     margin: Annotated[float, Field(gt=0, le=2)] = 0.2

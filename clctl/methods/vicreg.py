@@ -16,7 +16,7 @@ from pydantic import Field
 from clctl.losses import vicreg
 from clctl.method import Batch, Clock, Encoder, Method, Scale, Step, watched
 from clctl.nn.mlp import mlp
-from clctl.recipe.section import Count
+from clctl.recipe.section import Widths
 from clctl.recipe.sections import Objective
 
 Weight = Annotated[float, Field(ge=0)]
@@ -29,7 +29,7 @@ class Config(Objective):
     """
 
     name: Literal["vicreg"] = "vicreg"
-    projector: Annotated[tuple[Count, ...], Field(min_length=1)] = (8192, 8192, 8192)
+    projector: Widths = (8192, 8192, 8192)
     invariance: Weight = 25.0
     variance: Weight = 25.0
     covariance: Weight = 1.0

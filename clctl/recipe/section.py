@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Widths = Annotated[tuple[Count, ...], Field(min_length=1)]  # of layers, output last
 
 
 @dataclass(frozen=True)
