@@ -115,9 +115,15 @@ def test_a_slow_start_is_no_collapse(name):
     watch = guard(patience=2)
     for step in range(30, 101, 10):
         watch.judge(record(step, **SICK[name]))
-    watch.judge(record(110, **SICK[name]))
-    with pytest.raises(Problem):
-        watch.judge(record(120, **SICK[name]))
+    with pytest.raises(Problem, match="9 lines of the log, since step 30"):
+        watch.judge(record(110, **SICK[name]))
+
+
+def test_a_short_run_is_not_judged_by_how_it_starts():
+    watch = Guard(sections.Guard(), FIRST, armed=5, half=30, talk=Listener())
+    for step in range(6, 66, 10):
+        watch.judge(record(step, **SICK["shrunk"]))
+    assert watch._talk.said == []
 
 
 def test_warn_goes_on():

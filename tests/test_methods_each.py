@@ -270,13 +270,14 @@ def test_dinos_teacher_warms_up():
     assert found == pytest.approx([0.04, 0.055, 0.07, 0.07])
 
 
+@pytest.mark.parametrize("skip", [0, 1])
 @pytest.mark.parametrize("context", ["gru", "conv"])
-def test_cpc_predicts_the_rows_below_among_all_patches(context):
-    method, (view,) = trained("cpc", context=context), views("cpc").views
+def test_cpc_predicts_the_rows_below_among_all_patches(context, skip):
+    method, (view,) = trained("cpc", context=context, skip=skip), views("cpc").views
     grid = [[method.encoder(view[..., y : y + 4, x : x + 4]) for x in (0, 2, 4)] for y in (0, 2, 4)]
     z = method.projector(torch.stack([torch.stack(row, dim=1) for row in grid], dim=1))
-    predicted = method.predictors[0](method.context(z)[:, :-1])
-    expected = losses.n_pair(predicted.flatten(0, 2), z[:, 1:].flatten(0, 2))
+    predicted = method.predictors[0](method.context(z)[:, : -1 - skip])
+    expected = losses.n_pair(predicted.flatten(0, 2), z[:, 1 + skip :].flatten(0, 2))
     torch.testing.assert_close(method(Batch((view,)), CLOCK).loss, expected)
 
 

@@ -14,7 +14,7 @@ IMAGES, BATCH, PER_EPOCH = 128, 32, 4
 SMALL = {
     "barlow_twins": {"projector": (32, 32, 16)},
     "byol": {"projector": (32, 16), "predictor": 32, "momentum": 0.9},
-    "cpc": {"patch": 4, "stride": 2, "width": 16, "hidden": 16, "steps": 1},
+    "cpc": {"patch": 4, "stride": 2, "width": 16, "hidden": 16, "steps": 1, "skip": 0},
     "debiased": {"projector": (32, 16)},
     "dino": {"projector": (32, 16), "prototypes": 24, "momentum": 0.9, "freeze_epochs": 0.5},
     "hard_negative": {"projector": (32, 16)},

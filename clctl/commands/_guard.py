@@ -25,7 +25,8 @@ class Sign:
         shown: Whether a record shows it, beside the readings of step 0.
         words: What it means, from both.
         early: Whether a healthy run may begin like this and learn its way out of it, as SwAV
-            does: then it counts once a line was free of it, or half of the run is over.
+            does: then it counts from the first line that was free of it; without such a line only
+            in the second half of the run, and for a quarter.
     """
 
     shown: Callable[[Record, Record], bool]
@@ -148,8 +149,7 @@ class Guard:
         self._recipe, self._talk = recipe, talk
         self.first, self.armed, self.half = first, armed, half
         self._outgrown: set[str] = set()  # signs that some line was free of
-        self._lasts: dict[str, int] = {}  # sign -> lines in a row that show it
-        self._since = 0  # step of the first of the longest of these rows
+        self._lasts: dict[str, list[int]] = {}  # sign -> steps of the lines in a row that show it
         self._good: int | None = None  # newest checkpoint from before any sign
 
     def judge(self, record: Record, aloud: bool = True) -> None:
@@ -165,23 +165,27 @@ class Guard:
             return
         shown = {name for name, sign in SIGNS.items() if sign.shown(record, self.first)}
         self._outgrown |= SIGNS.keys() - shown
-        if record["step"] <= self.half:
-            shown -= {name for name in shown - self._outgrown if SIGNS[name].early}
-        self._lasts = {name: self._lasts.get(name, 0) + 1 for name in SIGNS if name in shown}
-        longest = max(self._lasts.values(), default=0)
-        if not longest:
-            self._since = 0
-        self._since = self._since or (record["step"] if longest else 0)
-        patience = self._recipe.patience
-        words = "; ".join(
-            SIGNS[name].words(record, self.first)
-            for name, lines in self._lasts.items()
-            if lines == longest
-        )
-        if aloud and longest == (patience + 1) // 2:
+        steps = {name: [*self._lasts.get(name, []), record["step"]] for name in SIGNS}
+        self._lasts = {name: steps[name] for name in SIGNS if name in shown}
+        longest, patience = self._longest(record["step"]), self._recipe.patience
+        if not aloud or not longest:
+            return
+        worst = [name for name in self._lasts if self._weight(name, record["step"]) == longest]
+        words = "; ".join(SIGNS[name].words(record, self.first) for name in worst)
+        if longest == (patience + 1) // 2:
             self._talk.say(f"warning: this looks like collapse at step {record['step']:,}: {words}")
-        if aloud and longest >= patience and self._recipe.action == "stop":
-            raise self._collapsed(record, words)
+        if longest >= patience and self._recipe.action == "stop":
+            raise self._collapsed(record["step"], words, self._lasts[worst[0]])
+
+    def _weight(self, name: str, step: int) -> int:
+        """For how many lines in a row a sign has lasted, as far as they count."""
+        lines = len(self._lasts[name])
+        if not SIGNS[name].early or name in self._outgrown:
+            return lines
+        return lines // 4 if step > self.half else 0
+
+    def _longest(self, step: int) -> int:
+        return max((self._weight(name, step) for name in self._lasts), default=0)
 
     def recall(self, records: Sequence[Record], saves: Sequence[int]) -> None:
         """Judge the log of a run that continues as it was judged then, silently.
@@ -191,24 +195,23 @@ class Guard:
         """
         for record in records:
             self.judge(record, aloud=False)
-        before = [step for step in saves if step < self._since or not self._lasts]
-        self._good = max(before, default=None)
+        counted = [steps for name, steps in self._lasts.items() if self._weight(name, steps[-1])]
+        since = min((steps[0] for steps in counted), default=math.inf)
+        self._good = max((step for step in saves if step < since), default=None)
 
     def good_save(self, step: int) -> int | None:
         """Note that a checkpoint of `step` stands; gives the newest from before any sign."""
-        if not self._lasts:
+        if not self._longest(step):
             self._good = step
         return self._good
 
-    def _collapsed(self, record: Record, words: str) -> Problem:
-        kept = (
-            f"checkpoint step-{self._good:08d} is the last from before"
-            if self._good
-            else ("no checkpoint is from before")
-        )
+    def _collapsed(self, step: int, words: str, steps: list[int]) -> Problem:
+        kept = "no checkpoint is from before"
+        if self._good is not None:
+            kept = f"checkpoint step-{self._good:08d} is the last from before"
         return Problem(
-            f"collapsed at step {record['step']:,}: {words}; so for {self._recipe.patience} lines "
-            f"of the log, since step {self._since:,}",
+            f"collapsed at step {step:,}: {words}; so for {len(steps)} lines of the log, "
+            f"since step {steps[0]:,}",
             Exit.NUMERICS,
             "train.collapsed",
             f"{kept}; lower optimizer.lr, or look at method and views; guard.action=warn goes on",

@@ -3,7 +3,9 @@
 Source: van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding",
 arXiv:1807.03748, Eq. 3-4, Sec. 3.3 (images).
 Differs: the context is a GRU down each column, or masked convolutions without PixelCNN's gates;
-the targets are projected, as is the context, and all targets of one step are the candidates.
+the targets are projected, as is the context, and all targets of one step are the candidates;
+the row directly below is left out, as in later code (Löwe et al. 2019, arXiv:1905.11786), for it
+shares pixels with what was seen.
 Year: 2018
 Negatives: the batch's other patches
 Labels: no
@@ -13,9 +15,10 @@ Against collapse: negatives
 """
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +32,8 @@ class Config(Objective):
     """patch, stride: side of the square patches and the step from one to the next, in pixels.
 
     width: of the codes that are predicted; context: what reads the rows above, a GRU or three
-    masked convolutions; hidden: its width; steps: how many rows further down are predicted.
+    masked convolutions; hidden: its width; steps: how many rows further down are predicted;
+    skip: rows directly below that are not, since their patches overlap with what was seen.
     """
 
     least: ClassVar[int] = 1
@@ -41,6 +45,7 @@ class Config(Objective):
     context: Literal["gru", "conv"] = "gru"
     hidden: Count = 256
     steps: Count = 5
+    skip: Annotated[int, Field(ge=0)] = 1
 
     def grid(self, size: int) -> int:
         """Patches along a side of a view."""
@@ -50,13 +55,14 @@ class Config(Objective):
         """Patches must tile the view with rows left to predict, and share no statistics."""
         yield from super().conflicts(recipe)
         size, encoder = recipe.views.sizes[0], recipe.encoder
-        reach = self.patch + self.steps * self.stride
+        rows = 1 + self.skip + self.steps
+        reach = self.patch + (rows - 1) * self.stride
         if size < reach:
             yield Conflict(
                 "method.steps",
-                f"{self.steps} steps down want {self.steps + 1} rows of patches, a side of {reach} "
-                f"pixels; a view of {size} has {max(self.grid(size), 0)} rows",
-                "set views.size higher, or method.patch, stride or steps lower",
+                f"{self.steps} steps behind {self.skip} want {rows} rows of patches, a side of "
+                f"{reach} pixels; a view of {size} has {max(self.grid(size), 0)} rows",
+                "set views.size higher, or method.patch, stride, steps or skip lower",
             )
         elif (size - self.patch) % self.stride:
             fits = self.patch + (self.grid(size) - 1) * self.stride
@@ -102,7 +108,7 @@ class CPC(Method):
         context = self.context(z)
         losses = [
             n_pair(predictor(context[:, :-step]).flatten(0, 2), z[:, step:].flatten(0, 2))
-            for step, predictor in enumerate(self.predictors, 1)
+            for step, predictor in enumerate(self.predictors, 1 + self.config.skip)
         ]
         return Step(torch.stack(losses).mean(), watched(features, z.flatten(0, 2)))
 
