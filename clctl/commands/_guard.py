@@ -149,7 +149,7 @@ class Guard:
         self._recipe, self._talk = recipe, talk
         self.first, self.armed, self.half = first, armed, half
         self._outgrown: set[str] = set()  # signs that some line was free of
-        self._lasts: dict[str, list[int]] = {}  # sign -> steps of the lines in a row that show it
+        self._lasts: dict[str, tuple[int, int]] = {}  # sign -> since which step, how many lines
         self._good: int | None = None  # newest checkpoint from before any sign
 
     def judge(self, record: Record, aloud: bool = True) -> None:
@@ -165,8 +165,10 @@ class Guard:
             return
         shown = {name for name, sign in SIGNS.items() if sign.shown(record, self.first)}
         self._outgrown |= SIGNS.keys() - shown
-        steps = {name: [*self._lasts.get(name, []), record["step"]] for name in SIGNS}
-        self._lasts = {name: steps[name] for name in SIGNS if name in shown}
+        before = {
+            name: self._lasts.get(name, (record["step"], 0)) for name in SIGNS if name in shown
+        }
+        self._lasts = {name: (since, lines + 1) for name, (since, lines) in before.items()}
         longest, patience = self._longest(record["step"]), self._recipe.patience
         if not aloud or not longest:
             return
@@ -179,7 +181,7 @@ class Guard:
 
     def _weight(self, name: str, step: int) -> int:
         """For how many lines in a row a sign has lasted, as far as they count."""
-        lines = len(self._lasts[name])
+        _, lines = self._lasts[name]
         if not SIGNS[name].early or name in self._outgrown:
             return lines
         return lines // 4 if step > self.half else 0
@@ -195,9 +197,9 @@ class Guard:
         """
         for record in records:
             self.judge(record, aloud=False)
-        counted = [steps for name, steps in self._lasts.items() if self._weight(name, steps[-1])]
-        since = min((steps[0] for steps in counted), default=math.inf)
-        self._good = max((step for step in saves if step < since), default=None)
+        last = records[-1]["step"] if records else 0
+        counted = [self._lasts[name][0] for name in self._lasts if self._weight(name, last)]
+        self._good = max((s for s in saves if s < min(counted, default=math.inf)), default=None)
 
     def good_save(self, step: int) -> int | None:
         """Note that a checkpoint of `step` stands; gives the newest from before any sign."""
@@ -205,13 +207,13 @@ class Guard:
             self._good = step
         return self._good
 
-    def _collapsed(self, step: int, words: str, steps: list[int]) -> Problem:
+    def _collapsed(self, step: int, words: str, lasted: tuple[int, int]) -> Problem:
         kept = "no checkpoint is from before"
         if self._good is not None:
             kept = f"checkpoint step-{self._good:08d} is the last from before"
         return Problem(
-            f"collapsed at step {step:,}: {words}; so for {len(steps)} lines of the log, "
-            f"since step {steps[0]:,}",
+            f"collapsed at step {step:,}: {words}; so for {lasted[1]} lines of the log, "
+            f"since step {lasted[0]:,}",
             Exit.NUMERICS,
             "train.collapsed",
             f"{kept}; lower optimizer.lr, or look at method and views; guard.action=warn goes on",
