@@ -102,11 +102,11 @@ SIGNS = {
     "trivial": Sign(
         lambda now, first: (
             "loss_ideal" in now
-            and now["loss"] - now["loss_ideal"] < 0.02
-            and now["feature_rank"] < first["feature_rank"] / 2
+            and now["loss"] - now["loss_ideal"] < 0.08
+            and now["feature_rank"] < 0.45 * first["feature_rank"]
         ),
         lambda now, first: (
-            f"nothing is left to predict: the loss {now['loss']:.4f} is at its best, "
+            f"hardly anything is left to predict: the loss {now['loss']:.4f} is near its best, "
             f"{now['loss_ideal']:g}, while the features vary along {now['feature_rank']:.1f} "
             f"directions, at step 0 along {first['feature_rank']:.1f}"
         ),
