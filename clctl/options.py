@@ -1,5 +1,6 @@
 """The options of the command line, spelt and explained once."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,10 @@ DATA = Annotated[
 SPLIT = Annotated[
     str | None, typer.Option("--split", help="train, val, test or all. Default: test, else val.")
 ]
+SUBJECT = Annotated[
+    str,
+    typer.Argument(metavar="CKPT", help="A run or checkpoint, or a file of clctl embed."),
+]
 SET = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable."),
@@ -24,6 +29,20 @@ GATE = Annotated[
     str | None,
     typer.Option("--fail-under", metavar="METRIC=SHARE", help="Exit 1 below it: top1=0.70."),
 ]
+LAYERS = Annotated[
+    int | None,
+    typer.Option("--layers", help="Of a ViT: class tokens of the last N blocks, mean of patches."),
+]
+SEEDS = Annotated[int, typer.Option("--seeds", help="Repeat with this many seeds.")]
+FRACTION = Annotated[
+    str | None,
+    typer.Option(
+        "--label-fraction",
+        metavar="SHARES",
+        help="Learn from these shares of the labels, evenly by class: 0.01,0.1,1.",
+    ),
+]
+REPORT = Annotated[Path | None, typer.Option("-o", "--out", help="Also write the JSON here.")]
 JSON = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 QUIET = Annotated[bool, typer.Option("-q", "--quiet", help="Only the result, in one word.")]
 OUT = "-o", "--out"

@@ -7,6 +7,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,19 @@ def clctl(capfd, monkeypatch):
         return Answer(int(left.value.code or 0), out, err)
 
     return run
+
+
+FEW = ("--set", "train.epochs=2", "--set", "train.precision=fp32")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A finished run of two epochs, and what its command gave."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    command = [sys.executable, "-m", "clctl", "pretrain", "simclr", *FEW, "--out", folder, "--json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
 
 
 def photographs(folder: Path, count: int, size: tuple[int, int] = (40, 48), seed: int = 0) -> None:

@@ -5,24 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photographs
+from conftest import FEW, photographs
 from PIL import Image
 from safetensors import safe_open
-
-FEW = ("--set", "train.epochs=2", "--set", "train.precision=fp32")
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished run of two epochs, and what its command gave."""
-    import subprocess
-    import sys
-
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    command = [sys.executable, "-m", "clctl", "pretrain", "simclr", *FEW, "--out", folder, "--json"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return folder, json.loads(done.stdout)
 
 
 def test_pretrain_document_and_folder(trained):
@@ -85,10 +70,11 @@ def test_knn_eval(trained, clctl):
     assert 0.9 < report["baselines"]["pixels"] < 1
     assert report["protocol"]["k"] == 20
     assert report["data"]["test_images"] == 360
-    kept = np.load(folder / "evaluations" / "knn-eval-digits-test-k20-t0.07.npz")
-    right = (kept["predictions"] == kept["labels"]).mean()
+    with np.load(folder / "evaluations" / "knn-eval-digits-test-k20-t0.07.npz") as kept:
+        right = (kept["predictions"] == kept["labels"]).mean()
+        ids = set(kept["ids"].tolist())
     assert right == pytest.approx(report["metrics"]["top1"])
-    assert len(set(kept["ids"].tolist())) == 360
+    assert len(ids) == 360
 
 
 def test_knn_eval_gate_and_short_form(trained, clctl):

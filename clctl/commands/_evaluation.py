@@ -1,4 +1,4 @@
-"""What knn-eval and linear-probe share: open, score, compare with the gate, write down."""
+"""What all evaluations share: open what is scored, compare with the gate, write down, tell."""
 
 import io
 import re
@@ -8,21 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from clctl.commands import _setup
+from clctl.commands import _features, _setup
+from clctl.commands._gate import TOP, Gate, gate, passed
+from clctl.commands._pictures import Pictures
 from clctl.commands._scoring import Bench, Judge, evaluate
-from clctl.commands._trained import open_checkpoint
-from clctl.console import Exit, Problem, Talk, dump
+from clctl.commands._telling import told
+from clctl.commands._trained import Trained, initial, open_checkpoint
+from clctl.console import Exit, Talk, dump
 from clctl.data.open import load, trial
 from clctl.evaluate.score import Score
 from clctl.recipe.saved import with_data
-from clctl.report.document import Report, duration, percent
+from clctl.report.document import Report
 from clctl.store import files
 from clctl.store.run import Run
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """What was typed for any command that scores a checkpoint."""
+    """What was typed for any command that scores a checkpoint or a file of features."""
 
     ckpt: str
     data: str | None = None
@@ -30,109 +33,155 @@ class Evaluate:
     device: str = "auto"
     fail_under: str | None = None
     out: Path | None = None
+    layers: int | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is scored, opened.
+
+    Attributes:
+        pictures: Encoder and pictures, unless the subject is a file of features.
+        source: What the report says of the checkpoint or file.
+        run: Its run folder, where it lies in one.
+    """
+
+    bench: Bench
+    pictures: Pictures | None
+    source: dict[str, Any]
+    run: Path | None
+    where: _setup.Machine
+
+
+def open_subject(order: Evaluate, command: str, talk: Talk) -> Subject:
+    """Open a checkpoint with its data, or a file of features."""
+    where = _setup.machine(order.device)
+    if _features.is_features(order.ckpt):
+        bench = _features.bench(order.ckpt, order.data, order.split, where.device, talk)
+        talk.say(f"{command} of the features in {order.ckpt}, {bench.protocol}")
+        source = {"path": order.ckpt, "sha256": bench.facts["fingerprint"], "features": True}
+        return Subject(bench, None, source, None, where)
+    trained = open_checkpoint(order.ckpt, talk)
+    pictures = picture(trained, order, where, talk)
+    talk.say(
+        f"{command} of {trained.found.model} on {pictures.dataset.name}, {pictures.parts.protocol}"
+    )
+    talk.say(f"  labels    {pictures.dataset.labels_from.removeprefix('labels are ')}")
+    for note in pictures.dataset.notes:
+        talk.say(f"  note      {note}")
+    return Subject(pictures.bench(), pictures, describe(trained, order), trained.found.run, where)
+
+
+def picture(trained: Trained, order: Evaluate, where: _setup.Machine, talk: Talk) -> Pictures:
+    """A checkpoint before the pictures that the command names."""
+    recipe = trained.recipe if order.data is None else with_data(trained.recipe, order.data)
+    dataset = load(recipe.data, recipe.views.size, talk.say)
+    return Pictures(
+        recipe=trained.recipe,
+        encoder=trained.encoder,
+        dataset=dataset,
+        parts=trial(dataset, order.split),
+        where=where,
+        talk=talk,
+        initial=initial(trained.recipe, trained.found.about, trained.found.run, talk),
+        layers=order.layers,
+    )
+
+
+def describe(trained: Trained, order: Evaluate) -> dict[str, Any]:
+    """What the report says of a checkpoint."""
+    found = trained.found
+    return {
+        "path": str(found.model),
+        "sha256": found.sha256,
+        "step": found.about.get("step"),
+        "encoder": found.about["encoder"],
+        "evaluated": found.about["evaluated"],
+        "layers": order.layers,
+    }
 
 
 def run_evaluation(
     order: Evaluate, command: str, protocol: str, judge: Judge, talk: Talk
 ) -> Report:
-    """Score a checkpoint by one protocol, beside its baselines."""
-    gate = _gate(order.fail_under)
-    where = _setup.machine(order.device)
-    trained = open_checkpoint(order.ckpt, talk)
-    recipe = trained.recipe if order.data is None else with_data(trained.recipe, order.data)
-    dataset = load(recipe.data, recipe.views.size, talk.say)
-    parts = trial(dataset, order.split)
-    bench = Bench(trained.recipe, trained.encoder, dataset, parts, where, talk)
-    talk.say(f"{command} of {trained.found.model} on {dataset.name}, {parts.protocol}")
-    talk.say(f"  labels    {dataset.labels_from.removeprefix('labels are ')}")
-    for note in dataset.notes:
-        talk.say(f"  note      {note}")
-    result, common = evaluate(bench, judge)
+    """Score by one protocol, beside the baselines."""
+    threshold = gate(order.fail_under, TOP)
+    subject = open_subject(order, command, talk)
+    result, common = evaluate(subject.bench, judge)
+    return concluded(order, command, protocol, subject, result, common, threshold)
+
+
+def concluded(
+    order: Evaluate,
+    command: str,
+    protocol: str,
+    subject: Subject,
+    result: Score,
+    common: dict[str, Any],
+    threshold: Gate | None,
+) -> Report:
+    """The report of a score: completed, checked against the gate, and written down."""
     document = {
         "schema": f"clctl/{command}/1",
         **common,
-        "checkpoint": {
-            "path": str(trained.found.model),
-            "sha256": trained.found.sha256,
-            "step": trained.found.about.get("step"),
-            "encoder": trained.found.about["encoder"],
-            "evaluated": trained.found.about["evaluated"],
-        },
-        "environment": _setup.environment(where),
+        "checkpoint": subject.source,
+        "environment": _setup.environment(subject.where),
     }
-    met = gate is None or result.metrics.get(gate[0], -1.0) >= gate[1]
-    if gate is not None:
-        if gate[0] not in result.metrics:
-            raise Problem(
-                f"--fail-under {gate[0]}: this score has {', '.join(result.metrics)}",
-                Exit.USAGE,
-                "usage.gate",
-            )
-        document["gate"] = {"metric": gate[0], "minimum": gate[1], "met": met}
+    met = passed(threshold, document)
+    write(order, document)
+    if subject.run is not None:
+        record(Run(subject.run), subject.bench, result, document, protocol, order.split)
+    text = told(command, subject.bench, document)
+    return finished(document, text, f"{document['metrics']['top1']:.4f}", threshold, met)
+
+
+def write(order: Evaluate, document: dict[str, Any]) -> None:
+    """Put the report where --out says."""
     if order.out is not None:
         files.write(order.out, (dump(document) + "\n").encode())
-    if trained.found.run is not None:
-        record(Run(trained.found.run), bench, result, document, command, protocol)
-    text = _text(command, bench, result, document)
-    if not met:
-        assert gate is not None
-        text += f"\ngate: {gate[0]} is under {gate[1]:g}"
-    short = f"{result.metrics['top1']:.4f}"
+
+
+def finished(
+    document: dict[str, Any], text: str, short: str, threshold: Gate | None, met: bool
+) -> Report:
+    """The report with the verdict of the gate."""
+    if not met and threshold is not None:
+        text += f"\ngate: {threshold.metric} is under {threshold.minimum:g}"
     return Report(document, text, short, Exit.OK if met else Exit.GATE)
 
 
 def record(
-    run: Run, bench: Bench, result: Score, document: dict[str, Any], command: str, protocol: str
+    run: Run,
+    bench: Bench,
+    result: Score,
+    document: dict[str, Any],
+    protocol: str,
+    asked: str | None = None,
 ) -> None:
-    """Keep the report and every image's prediction under the run's `evaluations`."""
-    stem = f"{command}-{bench.dataset.name}-{bench.parts.test.name}-{protocol}"
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", stem)
-    labels = bench.label(bench.parts.test)
+    """Keep the report and every image's prediction under the run's `evaluations`.
+
+    Args:
+        protocol: In a word, for the file's name.
+        asked: The --split that was typed.
+    """
+    command = document["schema"].split("/")[1]
+    labels, name = bench.test.labels, stem(command, bench.data, bench.test.name, protocol)
     arrays = io.BytesIO()
     np.savez(
         arrays,
-        ids=np.array(list(bench.parts.test.ids)),
+        ids=np.array(list(bench.test.ids)),
         labels=labels.numpy(),
         predictions=result.predictions.numpy(),
-        classes=np.array(bench.dataset.classes),
+        classes=np.array(bench.classes),
+        fingerprint=np.array(bench.facts["fingerprint"]),
+        checkpoint=np.array(document["checkpoint"].get("sha256", "")),
+        asked=np.array(asked or ""),
     )
     files.make(run.evaluations)
-    files.write(run.evaluations / f"{stem}.npz", arrays.getvalue())
-    files.write(run.evaluations / f"{stem}.json", (dump(document) + "\n").encode())
+    files.write(run.evaluations / f"{name}.npz", arrays.getvalue())
+    files.write(run.evaluations / f"{name}.json", (dump(document) + "\n").encode())
 
 
-def _gate(text: str | None) -> tuple[str, float] | None:
-    if text is None:
-        return None
-    name, _, number = text.partition("=")
-    try:
-        minimum = float(number)
-    except ValueError:
-        minimum = -1.0
-    if name not in ("top1", "top5") or not 0 <= minimum <= 1:
-        raise Problem(
-            f"--fail-under {text} is not METRIC=SHARE with a share in [0, 1]",
-            Exit.USAGE,
-            "usage.gate",
-            "--fail-under top1=0.70",
-        )
-    return name, minimum
-
-
-def _text(command: str, bench: Bench, result: Score, document: dict[str, Any]) -> str:
-    low, high = result.interval
-    base, reading = document["baselines"], document["collapse"]
-    shares = ", ".join(f"{name} {percent(value)}" for name, value in result.metrics.items())
-    return "\n".join(
-        [
-            f"{command} on {bench.dataset.name} {bench.parts.test.name}: {shares} "
-            f"(95 %: {percent(low)} to {percent(high)}, {len(bench.parts.test):,} images)",
-            f"  beside    random-init {percent(base['random_init'])}, "
-            f"raw pixels {percent(base['pixels'])}, majority {percent(base['majority'])}, "
-            f"chance {percent(base['chance'])}",
-            f"  features  spread {reading['feature_spread']:.2f} "
-            f"(random-init {reading['feature_spread_random_init']:.2f}), "
-            f"RankMe {reading['rank_me']:.1f} (random-init {reading['rank_me_random_init']:.1f})",
-            f"  took      {duration(document['seconds'])}",
-        ]
-    )
+def stem(*words: str) -> str:
+    """The name of a record, safe as a file's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words))

@@ -1,17 +1,23 @@
 """The end of a run: its score beside random-init and chance, the folder, what to type next."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from clctl.commands._evaluation import record
-from clctl.commands._scoring import Bench, evaluate
+from clctl.commands._pictures import Pictures
+from clctl.commands._scoring import evaluate
+from clctl.commands._trained import initial
 from clctl.commands._training import Trainer
 from clctl.commands.knn_eval import Neighbours, judge
 from clctl.console import Exit
 from clctl.data.open import Trial, trial
 from clctl.images import DataSet, Split
+from clctl.method import Encoder
 from clctl.report.document import Report, percent
+from clctl.store import checkpoint
+from clctl.store.reading import digest
 
 SAMPLE = 4096  # images whose features tell spread and rank where there are no labels
 
@@ -37,12 +43,14 @@ def finish(trainer: Trainer, dataset: DataSet, environment: dict[str, Any]) -> R
     """Score the finished run by kNN where there are labels, by its features where there are none."""
     folder = trainer.run.folder
     encoder = trainer.method.get_submodule(trainer.method.evaluated)
+    assert isinstance(encoder, Encoder)
     unlabelled = dataset.classes is None or len(dataset.classes) < 2
     parts = _sample(trainer.split) if unlabelled else trial(dataset, None)
-    bench = Bench(trainer.recipe, encoder, dataset, parts, trainer.where, trainer.talk)
+    start = initial(trainer.recipe, trainer.about, folder, trainer.talk)
+    seen = Pictures(trainer.recipe, encoder, dataset, parts, trainer.where, trainer.talk, start)
     document = {**outcome(trainer), "environment": environment}
     if unlabelled:
-        reading = bench.collapse
+        reading = seen.collapse()
         document["metrics"].update(reading)
         lines = [
             f"features: spread {reading['feature_spread']:.2f} "
@@ -52,13 +60,15 @@ def finish(trainer: Trainer, dataset: DataSet, environment: dict[str, Any]) -> R
             f"for a score: clctl knn-eval {folder} --data LABELLED_FOLDER",
         ]
     else:
+        bench = seen.bench()
         result, common = evaluate(bench, judge(Neighbours()))
+        model = Path(document["checkpoint"]) / checkpoint.MODEL
         kept = {
             "schema": "clctl/knn-eval/1",
             **common,
-            "checkpoint": {"path": document["checkpoint"]},
+            "checkpoint": {"path": str(model), "sha256": digest(model)},
         }
-        record(trainer.run, bench, result, kept, "knn-eval", Neighbours().slug)
+        record(trainer.run, bench, result, kept, Neighbours().slug)
         document["metrics"].update(result.metrics)
         document["top1_ci95"], document["baselines"] = common["top1_ci95"], common["baselines"]
         low, high = result.interval

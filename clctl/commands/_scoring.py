@@ -1,26 +1,32 @@
 """One way to score for every command: features once, then the same for the baselines."""
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clctl.commands import _setup
 from clctl.console import Exit, Problem, Talk
-from clctl.data.open import Trial
 from clctl.evaluate import diagnostics
-from clctl.evaluate.features import calibrate, chunks, extract, pixels
-from clctl.evaluate.score import Score, chance, score
-from clctl.images import DataSet, Split
-from clctl.recipe.sections import Recipe
-from clctl.views.apply import prepare
+from clctl.evaluate.overlap import Overlap
+from clctl.evaluate.score import Score, chance, confusion, per_class, score
 
-PIXELS = 32  # largest side of the pictures whose raw pixels are the baseline
-CALIBRATION = 1024  # images that set the statistics of the untrained encoder
+SHOWN = 200  # classes up to which a report carries the confusion matrix
+
+
+@dataclass(frozen=True)
+class Part:
+    """The samples of one part of a data set, as a score sees them: name, labels [N], ids."""
+
+    name: str
+    labels: Tensor
+    ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -40,131 +46,159 @@ class Material:
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that scoring needs, with features computed when first asked for."""
+    """Everything that scoring needs; features are computed when they are first asked for.
 
-    recipe: Recipe
-    encoder: nn.Module
-    dataset: DataSet
-    parts: Trial
-    where: _setup.Machine
+    Attributes:
+        data: The name of the data set, for people and file names.
+        train, choose: None as in Material.
+        protocol: The parts in words.
+        facts: What the report says of the data.
+        materials: "trained", and the baselines that there are: "random_init", "pixels", "initial".
+        overlap: Test samples that have a twin, computed when first asked for.
+        device: Where the arithmetic on features is done.
+        rows: Which rows of the data's own train part are left, where not all are.
+    """
+
+    data: str
+    classes: tuple[str, ...]
+    train: Part | None
+    choose: Part | None
+    test: Part
+    protocol: str
+    facts: dict[str, Any]
+    materials: Mapping[str, Callable[[], Material]]
+    overlap: Callable[[], Overlap]
+    device: torch.device
     talk: Talk
-
-    def _through(self, compute: Callable[[Split], Tensor]) -> Material:
-        parts = (self.parts.train, self.parts.choose, self.parts.test)
-        train, choose, test = (None if p is None else compute(p) for p in parts)
-        assert test is not None
-        return Material(train, choose, test)
-
-    def _encoded(self, encoder: nn.Module, label: str) -> Material:
-        form = {"memory_format": torch.channels_last}
-        encoder = encoder.to(self.where.device).to(**form)  # type: ignore[call-overload]
-
-        def compute(split: Split) -> Tensor:
-            with self.talk.task(f"{label} {split.name}", len(split)) as tick:
-                return extract(
-                    encoder,
-                    split.images,
-                    _setup.preparation(self.recipe.views),
-                    self.where.device,
-                    tick=lambda done: tick(done, "images"),
-                )
-
-        return self._through(compute)
-
-    @cached_property
-    def trained(self) -> Material:
-        """Features of the checkpoint."""
-        return self._encoded(self.encoder, "features of")
-
-    @cached_property
-    def untrained(self) -> Material:
-        """Features of the same encoder with the weights of step 0, statistics calibrated."""
-        encoder = _setup.encoder(self.recipe).to(self.where.device)
-        calibrate(encoder, self._calibration())
-        return self._encoded(encoder, "random-init features of")
-
-    def _calibration(self) -> Iterable[Tensor]:
-        source = self.parts.train or self.parts.test
-        few = source.images.take(torch.arange(min(len(source), CALIBRATION)))
-        ready = _setup.preparation(self.recipe.views)
-        return (ready(chunk.to(self.where.device)) for chunk in chunks(few, 256))
+    rows: Tensor | None = None
 
     @property
-    def pixels_size(self) -> int:
-        """Side of the pictures whose raw pixels are compared."""
-        return min(PIXELS, self.recipe.views.size)
+    def rivals(self) -> tuple[str, ...]:
+        """The names of the baselines."""
+        return tuple(name for name in self.materials if name != "trained")
 
-    @cached_property
-    def raw(self) -> Material:
-        """The pictures themselves, at most PIXELS wide."""
-        flat = partial(prepare, size=self.pixels_size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-        return self._through(lambda split: pixels(split.images, flat))
+    def reduced(self, rows: Tensor) -> "Bench":
+        """The same with these rows of train alone; validation and test stay whole."""
+        assert self.train is not None
+        part = Part(
+            self.train.name, self.train.labels[rows], [str(self.train.ids[int(i)]) for i in rows]
+        )
 
-    @cached_property
-    def collapse(self) -> dict[str, float]:
-        """Spread and effective rank of the features of the test part, beside random-init's."""
-        rivals = {"": self.trained.test, "_random_init": self.untrained.test}
-        spread = {f"feature_spread{n}": diagnostics.feature_spread(z) for n, z in rivals.items()}
-        return spread | {f"rank_me{n}": diagnostics.rank_me(z) for n, z in rivals.items()}
+        def fewer(whole: Callable[[], Material]) -> Callable[[], Material]:
+            def material() -> Material:
+                found = whole()
+                assert found.train is not None
+                return replace(found, train=found.train[rows])
 
-    def label(self, split: Split | None) -> Tensor:
-        """The labels of a part.
+            return cache(material)
 
-        Raises:
-            Problem: If the data has none.
-        """
-        if split is None or split.labels is None or self.dataset.classes is None:
-            raise Problem(
-                f"{self.dataset.name} has no labels ({self.dataset.labels_from})",
-                Exit.DATA,
-                "data.no-labels",
-                "give labelled pictures: --data FOLDER with one folder per class",
-            )
-        return split.labels
-
-    @property
-    def classes(self) -> int:
-        """Number of classes."""
-        return len(self.dataset.classes or ())
+        materials = {name: fewer(whole) for name, whole in self.materials.items()}
+        kept = rows if self.rows is None else self.rows[rows]
+        return replace(self, train=part, materials=materials, rows=kept)
 
 
-Judge = Callable[[Bench, Material], tuple[Tensor, dict[str, Any]]]
-"""Material -> votes [M, classes] for the test part, and what was settled on the way."""
+@dataclass(frozen=True)
+class Verdict:
+    """What a protocol makes of features.
+
+    Attributes:
+        votes: float32 [M, classes], votes or probabilities of the test samples.
+        settled: What was settled on the way; becomes part of the report's protocol.
+        more: Further parts of the report.
+    """
+
+    votes: Tensor
+    settled: dict[str, Any]
+    more: dict[str, Any]
+
+
+Judge = Callable[[Bench, str], Verdict]
+"""A bench and the name of one of its materials -> the verdict."""
+
+
+def labelled(bench: Bench) -> None:
+    """Refuse what no score can be made of.
+
+    Raises:
+        Problem: If there are fewer than two classes, or no test sample.
+    """
+    found = len(bench.test.labels.unique())
+    if len(bench.classes) < 2 or found < 2:
+        named = bench.classes if len(bench.classes) < 2 else [f"one of {len(bench.classes)}"]
+        raise Problem(
+            f"{bench.data} {bench.test.name} has one class ({', '.join(named)}): "
+            "nothing to tell apart",
+            Exit.DATA,
+            "data.one-class",
+            "give pictures of at least two classes",
+        )
 
 
 def evaluate(bench: Bench, judge: Judge) -> tuple[Score, dict[str, Any]]:
     """Score the checkpoint and its baselines alike.
 
     Returns:
-        The score, and the common part of the report: metrics, interval, baselines, sizes.
+        The score, and the common part of the report: metrics, interval, baselines, data.
     """
-    labels = bench.label(bench.parts.test)
-    if bench.classes < 2:
-        raise Problem(
-            f"{bench.dataset.name} has one class, {bench.dataset.classes}: nothing to tell apart",
-            Exit.DATA,
-            "data.one-class",
-            "give pictures of at least two classes",
-        )
+    labelled(bench)
     begun = time.perf_counter()
-    votes, settled = judge(bench, bench.trained)
-    result = score(votes, labels)
-    rivals = {"random_init": bench.untrained, "pixels": bench.raw}
-    floor = {name: score(judge(bench, m)[0], labels).metrics["top1"] for name, m in rivals.items()}
-    return result, {
+    verdict = judge(bench, "trained")
+    result = score(verdict.votes, bench.test.labels)
+    floor = {n: score(judge(bench, n).votes, bench.test.labels).metrics for n in bench.rivals}
+    report = {**described(bench, result, floor), **verdict.more}
+    report["protocol"] = {"parts": bench.protocol, **verdict.settled}
+    return result, {**report, "seconds": time.perf_counter() - begun}
+
+
+def described(bench: Bench, result: Score, floor: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The part of a report that says what was scored, how well, and beside what."""
+    labels, count = bench.test.labels, len(bench.classes)
+    matrix = confusion(result.predictions, labels, count).tolist() if count <= SHOWN else None
+    return {
         "metrics": result.metrics,
         "top1_ci95": list(result.interval),
-        "baselines": {**chance(labels, bench.classes), **floor},
-        "data": {
-            "name": bench.dataset.name,
-            "fingerprint": bench.dataset.fingerprint,
-            "labels_from": bench.dataset.labels_from,
-            "classes": list(bench.dataset.classes or ()),
-            "test": bench.parts.test.name,
-            "test_images": len(labels),
-            "train_images": 0 if bench.parts.train is None else len(bench.parts.train),
+        "baselines": {
+            **chance(labels, count),
+            **{name: floor[name]["top1"] if name in floor else None for name in BASELINES},
         },
-        "collapse": bench.collapse,
-        "protocol": {"parts": bench.parts.protocol, **settled, "pixels_size": bench.pixels_size},
-        "seconds": time.perf_counter() - begun,
+        "baseline_metrics": floor,
+        "data": of_data(bench),
+        "collapse": collapse(bench.materials),
+        "per_class": per_class(result.predictions, labels, bench.classes),
+        "confusion": matrix,
     }
+
+
+BASELINES = ("random_init", "pixels", "initial")
+
+
+def of_data(bench: Bench) -> dict[str, Any]:
+    """What was scored on, and whether the answers were there to be seen."""
+    twins = bench.overlap()
+    if twins.identical:
+        where = "in train" if bench.train is not None else "beside them"
+        share = f"{twins.identical} of {twins.of}"
+        loud = f"WARNING: all {twins.of}" if twins.identical == twins.of else f"warning: {share}"
+        first = "; ".join(f"{test} = {train}" for test, train in twins.named[:2])
+        bench.talk.say(f"  {loud} test images have an identical one {where} ({first})")
+    return {
+        "name": bench.data,
+        **bench.facts,
+        "classes": list(bench.classes),
+        "test": bench.test.name,
+        "test_images": len(bench.test),
+        "train_images": 0 if bench.train is None else len(bench.train),
+        "overlap": {
+            "identical": twins.identical,
+            "with": "train" if bench.train is not None else "itself",
+            "named": [list(pair) for pair in twins.named],
+        },
+    }
+
+
+def collapse(materials: Mapping[str, Callable[[], Material]]) -> dict[str, float]:
+    """Spread and effective rank of the features of the test part, beside random-init's."""
+    rivals = {"": "trained", "_random_init": "random_init"}
+    there = {end: materials[name]().test for end, name in rivals.items() if name in materials}
+    spread = {f"feature_spread{end}": diagnostics.feature_spread(z) for end, z in there.items()}
+    return spread | {f"rank_me{end}": diagnostics.rank_me(z) for end, z in there.items()}

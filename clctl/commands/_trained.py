@@ -1,6 +1,9 @@
 """A trained encoder from its file: rebuilt from the recipe inside it, loaded strictly."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,6 +12,9 @@ from clctl.method import Encoder, Method
 from clctl.recipe.saved import from_resolved
 from clctl.recipe.sections import Recipe
 from clctl.store import reference, tensors
+from clctl.store.run import Run
+
+Start = Callable[[], Encoder]
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,34 @@ def open_checkpoint(ckpt: str, talk: Talk) -> Trained:
     encoder = recipe.encoder.build(recipe.views.size)
     fill(encoder, found)
     return Trained(found, recipe, encoder.eval())
+
+
+def initial(recipe: Recipe, about: dict[str, Any], run: Path | None, talk: Talk) -> Start | None:
+    """The encoder that a run started from, where that was another run's; said if it is gone.
+
+    Args:
+        about: Of the checkpoint.
+        run: Its folder, which knows where the first weights lay.
+    """
+    digest = about.get("init_from")
+    if digest is None:
+        return None
+    state = None if run is None else Run(run).read_json("run.json")
+    place = (state or {}).get("init_from")
+    found = None
+    if place is not None and Path(place).exists():
+        found = reference.find(place, talk.say)
+    if found is None or found.sha256 != digest:
+        where = "are not known" if place is None else f"are not at {place} any more"
+        talk.say(f"  note      the weights that this run started from {where}: no such baseline")
+        return None
+
+    def start() -> Encoder:
+        encoder = recipe.encoder.build(recipe.views.size)
+        fill(encoder, found)
+        return encoder.eval()
+
+    return start
 
 
 def fill(encoder: Encoder, found: reference.Found | None) -> None:

@@ -221,6 +221,7 @@ def _launch(order: Order, where: _setup.Machine) -> dict[str, Any]:
         "command": sys.argv[1:],
         "overrides": list(order.overrides),
         "data": order.data,
+        "init_from": order.init_from and str(Path(order.init_from).absolute()),
         "device": where.words,
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "pid": os.getpid(),

@@ -115,13 +115,18 @@ def _npz(path: Path) -> tuple[Tensor | None, np.ndarray | None, object]:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         images = _pixels(path, archive, members["images"]) if "images" in members else None
         labels, classes = (
-            _array(archive, members[name]) if name in members else None
+            array(archive, members[name]) if name in members else None
             for name in ("labels", "classes")
         )
     return images, labels, classes
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+def array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One array of a .npz.
+
+    Raises:
+        ValueError: If it holds Python objects, or its length is another than its header says.
+    """
     _header(archive, info)
     with archive.open(info) as stream:
         return npy.read_array(stream, allow_pickle=False)
@@ -134,7 +139,7 @@ def _pixels(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tens
             path, f"has images {dtype} {list(shape)}; {WANTED} is wanted", "data.wrong-images"
         )
     if info.compress_type != zipfile.ZIP_STORED or fortran:
-        return torch.from_numpy(np.ascontiguousarray(_array(archive, info)))
+        return torch.from_numpy(np.ascontiguousarray(array(archive, info)))
     with open(path, "rb") as file:
         file.seek(info.header_offset + 26)  # the local header may differ from the central one
         name, extra = struct.unpack("<HH", file.read(4))

@@ -1,6 +1,6 @@
 """From a recipe's data section to a data set, and from a data set to what an evaluation needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -45,8 +45,54 @@ class Trial:
     protocol: str
 
 
+@dataclass(frozen=True)
+class Names:
+    """Which splits serve as what: the fields of `Trial`, by name; `test` may take several."""
+
+    train: str | None
+    choose: str | None
+    test: tuple[str, ...]
+    protocol: str
+
+
+def chosen(data: str, labelled: Sequence[str], split: str | None) -> Names:
+    """The splits that an evaluation of `split` uses; None stands for test, else val, else all.
+
+    Args:
+        data: What problems call the data.
+        labelled: Names of the splits that have labels; train is one of them.
+
+    Raises:
+        Problem: If the data has not this split.
+    """
+    val = "val" if "val" in labelled else None
+    known = [*labelled, "all"]
+    if split not in (None, "test", *known):
+        raise Problem(
+            f"{data} has no labelled split {split!r}; it has {', '.join(known)}",
+            Exit.DATA,
+            "data.no-such-split",
+            f"--split {known[-2]}",
+        )
+    if split == "train":
+        return Names(None, None, ("train",), "train on itself")
+    if split in (None, "test") and "test" in labelled:
+        words = "train to test" if val is None else "train to test, choices made on val"
+        return Names("train", val, ("test",), words)
+    if split in (None, "test", "val") and val is not None:
+        return Names("train", None, (val,), "train to val")
+    if split == "test":
+        raise Problem(
+            f"{data} has neither a test nor a val split with labels",
+            Exit.DATA,
+            "data.no-such-split",
+            "--split all",
+        )
+    return Names(None, None, tuple(labelled), "all samples on themselves")
+
+
 def trial(dataset: DataSet, split: str | None) -> Trial:
-    """The parts that an evaluation of `split` uses; None stands for test, else val, else all.
+    """The parts that an evaluation of `split` uses: see `chosen`.
 
     Raises:
         Problem: If the data has no labels, or not this split.
@@ -59,30 +105,9 @@ def trial(dataset: DataSet, split: str | None) -> Trial:
             "data.no-labels",
             "give labelled data with --data, such as a folder with one folder per class",
         )
-    train, val = labelled["train"], labelled.get("val")
-    known = [*labelled, "all"]
-    if split not in (None, "test", *known):
-        raise Problem(
-            f"{dataset.name} has no labelled split {split!r}; it has {', '.join(known)}",
-            Exit.DATA,
-            "data.no-such-split",
-            f"--split {known[-2]}",
-        )
-    if split == "train":
-        return Trial(None, None, train, "train on itself")
-    if split in (None, "test") and "test" in labelled:
-        words = "train to test" if val is None else "train to test, choices made on val"
-        return Trial(train, val, labelled["test"], words)
-    if split in (None, "test", "val") and val is not None:
-        return Trial(train, None, val, "train to val")
-    if split == "test":
-        raise Problem(
-            f"{dataset.name} has neither a test nor a val split with labels",
-            Exit.DATA,
-            "data.no-such-split",
-            "--split all",
-        )
-    return Trial(None, None, _joined(list(labelled.values())), "all images on themselves")
+    names = chosen(dataset.name, list(labelled), split)
+    train, choose = (None if n is None else labelled[n] for n in (names.train, names.choose))
+    return Trial(train, choose, _joined([labelled[n] for n in names.test]), names.protocol)
 
 
 def _joined(parts: list[Split]) -> Split:

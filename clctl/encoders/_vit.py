@@ -106,6 +106,19 @@ class ViT(Encoder):
             x = block(x)
         return self.norm(x)
 
+    def layers(self, x: Tensor, count: int) -> Tensor:
+        """Class tokens of the last `count` blocks and the mean of the last one's patches.
+
+        Each after the last norm, one after the other: [B, (count + 1) * width].
+        Source: Caron et al. 2021, "DINO", arXiv:2104.14294, App. F.2.
+        """
+        x, kept = self._embedded(x), []
+        for block in self.blocks:
+            x = block(x)
+            kept = [*kept, x][-count:]
+        kept = [self.norm(tokens) for tokens in kept]
+        return torch.cat([*(tokens[:, 0] for tokens in kept), kept[-1][:, 1:].mean(dim=1)], dim=1)
+
     def attention_maps(self, x: Tensor, block: int = -1) -> Tensor:
         """Attention of each token (dim 2) to each (dim 3) in one block: [B, heads, T, T].
 

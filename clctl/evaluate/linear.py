@@ -1,21 +1,24 @@
 """Linear probe: multinomial logistic regression on frozen, standardised features.
 
-The weight of the L2 penalty is chosen on samples that are not test; the chosen model is then
-fitted on all training samples and meets the test samples once.
+The weight of the L2 penalty is chosen on samples that are not test, all weights fitted together;
+the chosen model is then fitted on all training samples and meets the test samples once.
 """
 
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, train_test_split
-from sklearn.preprocessing import StandardScaler
+import torch
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
 
-PENALTIES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)  # per sample: loss mean + penalty / 2 |w|²
-ITERATIONS = 150
+from clctl.evaluate.axes import Axes, carry, fit_axes, turn
+from clctl.evaluate.logistic import minimise
+from clctl.evaluate.subset import held_out
+
+# Per sample: loss mean + penalty / 2 |w|², the bias free. Half decades.
+PENALTIES = (1.0, 0.316, 0.1, 0.0316, 0.01, 3.16e-3, 1e-3, 3.16e-4, 1e-4, 3.16e-5, 1e-5, 3.16e-6, 1e-6)  # fmt: skip
+ROUGH, FINE = 3e-4, 1e-6  # tolerance of the fits that are compared, and of the one that is kept
+ROWS = 1024  # scored at once under all penalties
 
 
 @dataclass(frozen=True)
@@ -23,25 +26,27 @@ class Probe:
     """What a probe gave.
 
     Attributes:
-        scores: float32 [M, classes], probabilities of the test samples.
+        scores: float32 [M, classes], probabilities of the test samples, where these were.
         penalty: The chosen weight, or the median over folds.
         held_out: Top-1 of each penalty on the samples it was chosen on.
-        converged: Whether the final fit reached its tolerance within ITERATIONS.
+        converged: Whether the final fit reached its tolerance.
     """
 
-    scores: np.ndarray
+    scores: Tensor
     penalty: float
     held_out: dict[float, float]
     converged: bool
 
 
 def linear(
-    x: np.ndarray,
-    y: np.ndarray,
-    test: np.ndarray,
+    x: Tensor,
+    y: Tensor,
+    test: Tensor,
     *,
     classes: int,
-    choose: tuple[np.ndarray, np.ndarray] | None = None,
+    choose: tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
 ) -> Probe:
     """Fit on (x, y), score `test`.
 
@@ -49,83 +54,104 @@ def linear(
         x: float32 [N, D]. y: int64 [N] in [0, classes).
         test: float32 [M, D].
         choose: Samples to choose the penalty on; None holds out a tenth of (x, y).
+        seed: Draws that tenth.
+        device: Where to compute; None is where x is.
 
     Raises:
-        ValueError: If y has fewer than two classes, or nothing can be held out.
+        ValueError: If y has fewer than two classes or one that is not there, if nothing can be
+            held out, or if features are not finite.
     """
-    if len(np.unique(y)) < 2:
+    home, device = test.device, torch.device(device or x.device)
+    x, y, test = _features(x, "training", device), y.to(device), _features(test, "test", device)
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise ValueError(f"labels from {int(y.min())} to {int(y.max())} for {classes} classes")
+    present, y = y.unique(return_inverse=True)
+    if len(present) < 2:
         raise ValueError("a linear probe needs training labels of at least two classes")
     if choose is None:
-        fit, held = _tenth(y)
-        held_out = _sweep(x[fit], y[fit], x[held], y[held])
+        fit, held = (rows.to(device) for rows in held_out(y.cpu(), seed))
+        held_x, held_y = x[held], y[held]
+        axes, weight = _sweep(x[fit], y[fit], len(present))
     else:
-        held_out = _sweep(x, y, *choose)
+        held_x, held_y = _features(choose[0], "choosing", device), choose[1].to(device)
+        # A class that training lacks is never right: no index stands for it.
+        held_y = torch.where(torch.isin(held_y, present), torch.searchsorted(present, held_y), -1)
+        axes, weight = _sweep(x, y, len(present))
+    top1 = dict(zip(PENALTIES, _top1(turn(axes, held_x), held_y, weight), strict=True))
     # Ties go to the stronger penalty, which stands first.
-    penalty = max(held_out, key=lambda p: held_out[p])
-    scaler = StandardScaler().fit(x)
-    path = _path(np.asarray(scaler.transform(x)), y)
-    model, converged = next((model, ok) for at, model, ok in path if at == penalty)
-    scores = _spread(model, np.asarray(scaler.transform(test)), classes)
-    return Probe(scores, penalty, held_out, converged)
+    penalty = max(top1, key=lambda p: top1[p])
+    begin = weight[PENALTIES.index(penalty)][None]
+    final = axes if choose is not None else fit_axes(x)
+    fitted = minimise(
+        turn(final, x),
+        y,
+        torch.tensor([penalty]),
+        classes=len(present),
+        start=begin if choose is not None else carry(begin, axes, final),
+        tolerance=FINE,
+    )
+    scores = torch.zeros(len(test), classes, device=device)
+    scores[:, present] = (turn(final, test) @ fitted.weight[0].T).softmax(dim=1)
+    return Probe(scores.to(home), penalty, top1, bool(fitted.converged))
 
 
-def folds(x: np.ndarray, y: np.ndarray, *, classes: int, count: int = 5) -> Probe:
+def folds(
+    x: Tensor,
+    y: Tensor,
+    *,
+    classes: int,
+    count: int = 5,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Probe:
     """Stratified cross-validation: every sample is scored once, by a fit that never saw it.
 
+    Args:
+        x: float32 [N, D]. y: int64 [N] in [0, classes).
+        count: Of folds.
+        seed: Draws the folds, and what each holds out.
+        device: Where to compute; None is where x is.
+
     Raises:
-        ValueError: If the rarest class has fewer samples than folds.
+        ValueError: If the rarest class has fewer samples than folds, or for what `linear` refuses.
     """
-    rarest = int(np.bincount(y).min(initial=len(y), where=np.bincount(y) > 0))
+    device = torch.device(device or x.device)
+    inside, marks = _features(x, "training", device), y.cpu().numpy()
+    rarest = int(np.unique(marks, return_counts=True)[1].min(initial=len(marks)))
     if rarest < count:
         raise ValueError(f"{count} folds need {count} samples of every class, one has {rarest}")
-    scores = np.zeros((len(y), classes), dtype=np.float32)
-    chosen, held, converged = [], [], True
-    for fit, out in StratifiedKFold(count, shuffle=True, random_state=0).split(x, y):
-        probe = linear(x[fit], y[fit], x[out], classes=classes)
-        scores[out] = probe.scores
-        chosen.append(probe.penalty)
-        held.append(probe.held_out)
-        converged &= probe.converged
-    mean = {p: float(np.mean([h[p] for h in held])) for p in PENALTIES}
-    return Probe(scores, float(np.median(chosen)), mean, converged)
+    scores = torch.zeros(len(x), classes, device=x.device)
+    probes: list[Probe] = []
+    split = StratifiedKFold(count, shuffle=True, random_state=seed).split(marks, marks)
+    for fit, out in ((torch.from_numpy(a), torch.from_numpy(b)) for a, b in split):
+        train, there = y[fit.to(y.device)], inside[fit.to(device)]
+        probe = linear(there, train, inside[out.to(device)], classes=classes, seed=seed)
+        scores[out.to(x.device)] = probe.scores.to(x.device)
+        probes.append(probe)
+    mean = {p: float(np.mean([probe.held_out[p] for probe in probes])) for p in PENALTIES}
+    chosen = float(np.median([probe.penalty for probe in probes]))
+    return Probe(scores, chosen, mean, all(probe.converged for probe in probes))
 
 
-def _tenth(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of nine tenths and one tenth, stratified; the only sample of a class is fitted."""
-    rows = np.arange(len(y))
-    several = rows[np.bincount(y)[y] >= 2]
-    if not len(several):
-        raise ValueError("no class has two training samples, one to fit and one to hold out")
-    count = max(round(len(several) / 10), len(np.unique(y[several])))
-    _, out = train_test_split(several, test_size=count, stratify=y[several], random_state=0)
-    return np.setdiff1d(rows, out), np.sort(out)
+def _features(x: Tensor, name: str, device: torch.device) -> Tensor:
+    x = x.to(device, torch.float32)
+    lost = int((~x.isfinite().all(dim=1)).sum())
+    if lost:
+        raise ValueError(f"{lost} of {len(x)} {name} rows have features that are not finite")
+    return x
 
 
-def _sweep(
-    x: np.ndarray, y: np.ndarray, held_x: np.ndarray, held_y: np.ndarray
-) -> dict[float, float]:
-    """Top-1 of each penalty on the held-out samples."""
-    scaler = StandardScaler().fit(x)
-    x, held_x = np.asarray(scaler.transform(x)), np.asarray(scaler.transform(held_x))
-    return {
-        penalty: float(np.mean(np.equal(model.predict(held_x), held_y)))
-        for penalty, model, _ in _path(x, y)
-    }
+def _sweep(x: Tensor, y: Tensor, classes: int) -> tuple[Axes, Tensor]:
+    """The axes of (x, y), and along them the weight [P, classes, K] of every penalty."""
+    axes = fit_axes(x)
+    every = torch.tensor(PENALTIES)
+    return axes, minimise(turn(axes, x), y, every, classes=classes, tolerance=ROUGH).weight
 
 
-def _path(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[float, LogisticRegression, bool]]:
-    """One model, fitted to each penalty from the strong end; each solution starts the next."""
-    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
-    for penalty in PENALTIES:
-        model.set_params(C=1 / (penalty * len(y)))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            model.fit(x, y)
-        yield penalty, model, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
-
-
-def _spread(model: LogisticRegression, x: np.ndarray, classes: int) -> np.ndarray:
-    """Probabilities over all classes; those that training lacked get zero."""
-    scores = np.zeros((len(x), classes), dtype=np.float32)
-    scores[:, model.classes_] = model.predict_proba(x)
-    return scores
+def _top1(z: Tensor, y: Tensor, weight: Tensor) -> list[float]:
+    """Share of z [M, K] that each weight [P, classes, K] puts first in the class it has."""
+    right = torch.zeros(len(weight), dtype=torch.int64, device=z.device)
+    for part, marks in zip(z.split(ROWS), y.split(ROWS), strict=True):
+        logits = (weight.flatten(0, 1) @ part.T).view(*weight.shape[:2], len(part))
+        right += (logits.argmax(dim=1) == marks).sum(dim=1)
+    return (right.double() / len(z)).tolist()

@@ -7,7 +7,8 @@
 `digits` runs each packaged recipe, and a short form of it twice, once whole and once stopped by
 the clock over and over, whose tensors must be the same bytes. `cifar10` gives each method the same
 minutes of one core on the first 10,000 images of CIFAR-10 with `resnet_small`, to be scored on the
-first 4,000 of its test part. Both leave one JSON
+first 4,000 of its test part; a rehearsal of all, kept in OUT/epochs.json, turns the minutes into
+epochs before the first run, so a busier machine later on changes no result. Both leave one JSON
 document a run in OUT, go on where they stopped, and run two at a time with one thread each.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from clctl.commands._scoring import Bench
+from clctl.commands._pictures import Pictures
 from clctl.commands._setup import machine
 from clctl.commands._trained import open_checkpoint
 from clctl.commands.linear_probe import judge
@@ -48,7 +49,7 @@ SMALL: dict[str, tuple[str, ...]] = {  # over recipes/cifar10, for a small encod
     "barlow_twins": ("method.projector=[512, 512, 512]",),
     "byol": (HEAD, "method.predictor=512", *TEACHER),
     "cpc": (
-        *("encoder.norm=group", "method.patch=8", "method.stride=4", "method.steps=2"),
+        *("encoder.norm=group", "method.patch=8", "method.stride=8", "method.steps=2"),
         f"views.groups=[{{{VIEWS}}}]",
     ),
     "debiased": (HEAD,),
@@ -61,7 +62,7 @@ SMALL: dict[str, tuple[str, ...]] = {  # over recipes/cifar10, for a small encod
     "simclr": (HEAD,),
     "simsiam": ("method.projector=[512, 512]", "method.predictor=128"),
     "supcon": (HEAD,),
-    "swav": (HEAD, "method.prototypes=300", "method.freeze_epochs=0", "method.queue_from=1"),
+    "swav": (HEAD, "method.prototypes=300", "method.freeze_epochs=0", "method.queue=null"),
     "triplet": (HEAD,),
     "vicreg": ("method.projector=[512, 512, 512]",),
 }
@@ -123,17 +124,31 @@ def settings(name: str, epochs: int, seed: int) -> list[str]:
     return [*common, *SMALL[name], *run, *beside]
 
 
-def cifar10(name: str, seed: int, out: Path, data: Path, minutes: float) -> dict[str, Any]:
-    """The minutes of one core for a method, scored by its neighbours and by a linear probe."""
+def small(name: str, data: Path, epochs: int, seed: int, *more: object) -> dict[str, Any]:
+    """`clctl pretrain` of a method on the small CIFAR-10."""
+    flags = [flag for value in settings(name, epochs, seed) for flag in ("--set", value)]
+    return clctl("pretrain", f"cifar10/{name}", "--data", data, *flags, *more)[1]
+
+
+def rehearsed(names: list[str], out: Path, data: Path, minutes: float) -> dict[str, int]:
+    """The epochs of each method that fill the minutes of one core, rehearsed two at a time."""
+    target = out / "epochs.json"
+    kept = json.loads(target.read_text("utf-8")) if target.exists() else {}
+
+    def epochs(name: str) -> int:
+        return max(1, round(60 * minutes / small(name, data, 1, 0, "--dry-run")["seconds"]))
+
+    missing = [name for name in names if name not in kept]
+    with ThreadPoolExecutor(2) as two:
+        kept |= dict(zip(missing, two.map(epochs, missing), strict=True))
+    target.write_text(json.dumps(kept, indent=1), "utf-8")
+    return kept
+
+
+def cifar10(name: str, seed: int, out: Path, data: Path, epochs: int) -> dict[str, Any]:
+    """The epochs of a method, scored by its neighbours and by a linear probe."""
     run = out / "runs" / f"cifar10-{name}-{seed}"
-
-    def pretrain(epochs: int, *more: object) -> dict[str, Any]:
-        flags = [flag for value in settings(name, epochs, seed) for flag in ("--set", value)]
-        return clctl("pretrain", f"cifar10/{name}", "--data", data, *flags, *more)[1]
-
-    rehearsal = pretrain(1, "--dry-run")
-    epochs = max(1, round(60 * minutes / rehearsal["seconds"]))
-    document = pretrain(epochs, "--out", run)
+    document = small(name, data, epochs, seed, "--out", run)
     linear = probed(run, "trained")
     return {**document, "epochs": epochs, "last": last_line(run), "linear": linear}
 
@@ -147,17 +162,19 @@ def probed(run: Path, material: str) -> dict[str, Any]:
 
 
 def probe(run: Path, material: str) -> dict[str, Any]:
-    """What `clctl linear-probe` gives for the "trained" or "untrained" encoder or the "raw" pixels.
+    """What `clctl linear-probe` gives for "trained", "random_init" or "pixels".
 
     The command does all three every time; here the baselines are the same for all methods.
     """
     where, talk = machine("cpu"), Talk(quiet=True)
     trained = open_checkpoint(str(run), talk)
     dataset = load(trained.recipe.data, trained.recipe.views.size, talk.say)
-    bench = Bench(trained.recipe, trained.encoder, dataset, trial(dataset, None), where, talk)
-    votes, settled = judge(bench, getattr(bench, material))
-    result = score(votes, bench.label(bench.parts.test))
-    return {**result.metrics, "ci95": list(result.interval), "penalty": settled["penalty"]}
+    parts = trial(dataset, None)
+    bench = Pictures(trained.recipe, trained.encoder, dataset, parts, where, talk).bench()
+    verdict = judge(0)(bench, material)
+    result = score(verdict.votes, bench.test.labels)
+    penalty = verdict.settled["penalty"]
+    return {**result.metrics, "ci95": list(result.interval), "penalty": penalty}
 
 
 def first_images(data: Path, out: Path) -> Path:
@@ -219,6 +236,7 @@ def main() -> None:
     jobs = [(name, seed) for name in names for seed in seeds.get(name, (0,))]
     jobs.sort(key=lambda job: job[1])
     data = first_images(asked.data, asked.out) if asked.kind == "cifar10" else None
+    epochs = {} if data is None else rehearsed(names, asked.out, data, asked.minutes)
 
     def work(job: tuple[str, int]) -> None:
         name, seed = job
@@ -229,7 +247,7 @@ def main() -> None:
             if data is None:
                 row = digits(name, seed, asked.out)
             else:
-                row = cifar10(name, seed, asked.out, data, asked.minutes)
+                row = cifar10(name, seed, asked.out, data, epochs[name])
         except SystemExit as failure:  # the others go on; the same call tries this one again
             print(failure, file=sys.stderr)
             return
@@ -241,7 +259,7 @@ def main() -> None:
         list(two.map(work, jobs))
         if data is not None:
             run = asked.out / "runs" / f"cifar10-{names[0]}-0"
-            for material in ("untrained", "raw"):
+            for material in ("random_init", "pixels"):
                 target = asked.out / f"cifar10_linear_{material}.json"
                 if not target.exists():
                     target.write_text(json.dumps(probed(run, material)), "utf-8")

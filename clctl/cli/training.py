@@ -1,0 +1,69 @@
+"""Commands that make a checkpoint, and hand it over."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clctl import options
+from clctl.cli.app import app, printed
+from clctl.console import Talk
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, a packaged recipe's name, or a run to continue.")
+    ],
+    data: options.DATA = None,
+    overrides: options.SET = None,
+    device: options.DEVICE = "auto",
+    init_from: options.INIT_FROM = None,
+    max_time: options.MAX_TIME = None,
+    dry_run: options.DRY_RUN = False,
+    fresh: options.FRESH = False,
+    download: options.DOWNLOAD = False,
+    out: Annotated[
+        Path | None, typer.Option(*options.OUT, help="The run's folder. Default: runs/NAME-HASH.")
+    ] = None,
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
+) -> int:
+    """Train an encoder; the same command again continues where it stopped.
+
+    Example: clctl pretrain folder --data ~/photos --set train.epochs=50
+    """
+    from clctl.commands.pretrain import Order, pretrain
+
+    changes = tuple(overrides or ())
+    order = Order(
+        *(recipe, changes, data, device, init_from, max_time, dry_run, fresh, download, out)
+    )
+    return printed(pretrain(order, Talk(quiet)), as_json, quiet)
+
+
+@app.command()
+def export(
+    ckpt: options.CKPT,
+    to: Annotated[str, typer.Option("--to", help="safetensors, torchvision, timm or onnx.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run both sides, print the largest difference.")
+    ] = False,
+    data: options.DATA = None,
+    split: options.SPLIT = None,
+    device: options.DEVICE = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(*options.OUT, help="Folder to write into. Default: the run's exports/."),
+    ] = None,
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
+) -> int:
+    """Hand the encoder's weights to another tool, with the lines that load them.
+
+    Example: clctl export runs/byol-1f6c2a90 --to onnx --verify
+    """
+    from clctl.commands.export import Order, export
+
+    order = Order(ckpt, to, verify, data, split, device, out)
+    return printed(export(order, Talk(quiet)), as_json, quiet)
