@@ -8,13 +8,10 @@ import pytest
 import torch
 from scipy import stats
 
-from clctl.evaluate import intervals
 from clctl.evaluate.intervals import (
-    Paired,
     difference_over_seeds,
     mean_over_seeds,
     paired,
-    paired_metric,
     wilson,
 )
 
@@ -275,100 +272,6 @@ def test_paired_covers_on_a_wide_grid(total, gap):
     assert 0.94 <= np.mean(means) <= 0.97
 
 
-def sparse(random, total, differing, lift):
-    """Average precisions of two rankers that share most, and the true difference of means."""
-    a = random.beta(1, 1, total)
-    b = np.where(random.random(total) < differing, random.beta(1 + lift, 1, total), a)
-    return a, b, differing * ((1 + lift) / (2 + lift) - 1 / 2)
-
-
-def simulate_metric(total, differing, lift, sets, seed=0):
-    """(share of intervals that hold the true difference, share significant)."""
-    random = np.random.default_rng(seed)
-    marks = []
-    for _ in range(sets):
-        a, b, truth = sparse(random, total, differing, lift)
-        found = paired_metric(a, b)
-        assert found.significant == (found.low > 0 or found.high < 0)
-        marks.append((found.low <= truth <= found.high, found.significant))
-    return tuple(np.mean(marks, axis=0))
-
-
-def test_paired_metric_equals_a_bootstrap_by_loops(monkeypatch):
-    monkeypatch.setattr(intervals, "RESAMPLES", 199)
-    a, b, _ = sparse(np.random.default_rng(0), 12, 0.8, 1)
-    gaps = (b - a).tolist()
-    picks = np.random.default_rng(intervals.seed_of("paired_metric", 12)).integers(0, 12, (199, 12))
-
-    def t(values, centre):
-        mean = math.fsum(values) / 12
-        return abs(mean - centre) / math.sqrt(math.fsum((v - mean) ** 2 for v in values) / 12 / 11)
-
-    mean = math.fsum(gaps) / 12
-    drawn = sorted(t([gaps[i] for i in row], mean) for row in picks)
-    reach = drawn[189] * abs(mean) / t(gaps, 0)
-    found = paired_metric(a, b)
-    assert found.difference == pytest.approx(mean)
-    assert (found.low, found.high) == pytest.approx((mean - reach, mean + reach), rel=1e-9)
-    assert found.p_value == (1 + sum(value >= t(gaps, 0) for value in drawn)) / 200
-
-
-def test_paired_metric_is_students_t_where_that_is_exact():
-    random = np.random.default_rng(0)
-    a = random.uniform(0.2, 0.8, 400)
-    b = a + random.normal(0.005, 0.03, 400)
-    expected = stats.ttest_rel(b, a)
-    found = paired_metric(a, b)
-    ends = expected.confidence_interval(0.95)
-    assert (found.low, found.high) == pytest.approx((ends.low, ends.high), abs=2e-4)
-    assert found.p_value == pytest.approx(expected.pvalue, abs=0.005)
-    assert found.significant
-
-
-def test_paired_metric_turns_with_its_sides_repeats_and_ignores_the_chunk(monkeypatch):
-    a, b, _ = sparse(np.random.default_rng(0), 40, 0.5, 1)
-    found = paired_metric(a, b)
-    assert paired_metric(a, b) == found
-    assert paired_metric(torch.tensor(a), torch.tensor(b)) == found
-    other = paired_metric(b, a)
-    assert Paired(-other.difference, -other.high, -other.low, other.p_value) == found
-    monkeypatch.setattr(intervals, "CHUNK", 7 * 40)
-    assert paired_metric(a, b) == found
-
-
-def test_paired_metric_bounds_what_few_images_can_tell():
-    half = np.full(100, 0.5)
-    assert paired_metric(half, half) == Paired(0.0, -wilson(0, 100)[1], wilson(0, 100)[1], 1.0)
-    found = paired_metric(half, np.append(half[1:], 0.9))
-    assert (found.low, found.high) == (-wilson(0, 100)[1], wilson(1, 100)[1])
-    assert found.p_value > 0.3
-    every = paired_metric(half, np.full(100, 0.75))
-    assert (every.difference, every.p_value) == (0.25, 2.0**-99)
-    assert every.low <= 0.25 <= every.high
-
-
-@pytest.mark.parametrize(
-    ("total", "differing", "lift"), [(50, 1.0, 0), (60, 0.5, 1), (100, 0.2, 2)]
-)
-def test_paired_metric_covers_the_true_difference(monkeypatch, total, differing, lift):
-    monkeypatch.setattr(intervals, "RESAMPLES", 199)
-    covered, significant = simulate_metric(total, differing, lift, SETS)
-    assert 0.93 <= covered <= 0.97
-    assert significant == pytest.approx(1 - covered) if lift == 0 else significant > 0.3
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("lift", [0, 2])
-@pytest.mark.parametrize("differing", [0.03, 0.1, 0.3, 1.0])
-@pytest.mark.parametrize("total", [10, 20, 50, 300])
-def test_paired_metric_covers_on_a_wide_grid(monkeypatch, total, differing, lift):
-    monkeypatch.setattr(intervals, "RESAMPLES", 999)
-    covered, significant = simulate_metric(total, differing, lift, SETS)
-    assert covered >= 0.93
-    assert covered <= (0.975 if total * differing >= 30 else 1)
-    assert lift or significant <= 0.07
-
-
 @pytest.mark.parametrize(
     ("a", "b", "match"),
     [
@@ -382,18 +285,3 @@ def test_paired_metric_covers_on_a_wide_grid(monkeypatch, total, differing, lift
 def test_what_is_not_right_or_wrong_on_the_same_images_is_refused(a, b, match):
     with pytest.raises(ValueError, match=match):
         paired(a, b)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "match"),
-    [
-        ([0.5, 0.5], [0.5], "same images"),
-        ([0.5], [0.6], "one image"),
-        ([0.5, 1.5], [0.5, 0.5], "outside"),
-        ([0.5, 0.5], [math.nan, 0.5], "outside"),
-        ([0.5, -0.1], [0.5, 0.5], "outside"),
-    ],
-)
-def test_values_that_have_no_interval_are_refused(a, b, match):
-    with pytest.raises(ValueError, match=match):
-        paired_metric(a, b)

@@ -11,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from clctl.commands import embed as embedding
 from clctl.commands import finetune as tuning
+from clctl.store import tensors
 
 
 @pytest.fixture
@@ -237,6 +238,21 @@ def test_the_weights_that_a_run_started_from_are_a_baseline(trained, clctl, tmp_
     gone = clctl("knn-eval", again, "--json")
     assert gone.document["baselines"]["initial"] is None
     assert "are not at /nowhere any more" in gone.err
+
+
+def test_features_that_are_not_finite_are_refused(trained, clctl, tmp_path):
+    source = max((trained[0] / "checkpoints").rglob("model.safetensors"))
+    weights, metadata = tensors.read(source)
+    weights["encoder.conv1.weight"][0] = float("nan")
+    tensors.write(tmp_path / "nan.safetensors", weights, metadata)
+    for command in (("knn-eval",), ("linear-probe",), ("diagnose",), ("retrieval",)):
+        answer = clctl(*command, tmp_path / "nan.safetensors")
+        assert (answer.code, "360 of 360 images" in answer.err or "1437 of" in answer.err) == (
+            7,
+            True,
+        )
+    assert clctl("embed", tmp_path / "nan.safetensors", "-o", tmp_path / "f.npz").code == 7
+    assert not (tmp_path / "f.npz").exists()
 
 
 def test_layers_are_for_vits(trained, clctl, tmp_path):

@@ -115,13 +115,15 @@ class Pictures:
 
         def compute(split: Split) -> Tensor:
             with self.talk.task(f"{label} {split.name}", len(split)) as tick:
-                return extract(
+                found = extract(
                     encoder,
                     split.images,
                     _setup.preparation(self.recipe.views),
                     self.where.device,
                     tick=lambda done: tick(done, "images"),
                 )
+            finite(found, f"{label} {split.name}")
+            return found
 
         return self._through(compute)
 
@@ -148,6 +150,22 @@ class Pictures:
         known = None if train is None else of_images(train.images)
         ids = () if train is None else train.ids
         return overlap(known, of_images(test.images), ids, test.ids)
+
+
+def finite(features: Tensor, what: str) -> None:
+    """Refuse features that no score can be made of.
+
+    Raises:
+        Problem: If any is not finite.
+    """
+    wrong = int((~torch.isfinite(features).all(dim=1)).sum())
+    if wrong:
+        raise Problem(
+            f"{what}: {wrong} of {len(features)} images have features that are not finite",
+            Exit.NUMERICS,
+            "features.not-finite",
+            "the weights are broken: score an earlier checkpoint of the run",
+        )
 
 
 class Layers(nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from clctl.commands import _setup
-from clctl.commands._pictures import seen
+from clctl.commands._pictures import finite, seen
 from clctl.commands._trained import open_checkpoint
 from clctl.console import Exit, Problem, Talk
 from clctl.data.embeddings import SUFFIXES, metadata
@@ -74,22 +74,24 @@ def embed(order: Order, talk: Talk) -> Report:
             rest = part.take(torch.arange(first, len(part))) if first else part
             for chunk in chunks(rest.images, BATCH) if len(rest) else ():
                 x = ready(chunk.to(where.device)).contiguous(memory_format=torch.channels_last)
-                draft.add(encoder(x).float().cpu().numpy())
+                features = encoder(x).float().cpu()
+                finite(features, "embed")
+                draft.add(features.numpy())
                 tick(draft.rows, "images")
-    features = draft.features()
-    digest = _write(order.out, features, parts, dataset.classes)
+    whole = draft.features()
+    digest = _write(order.out, whole, parts, dataset.classes)
     draft.drop()
     document: dict[str, Any] = {
         "schema": "clctl/embed/1",
         "path": str(order.out),
         "sha256": digest,
-        "features": list(features.shape),
+        "features": list(whole.shape),
         "splits": {part.name: len(part) for part in parts},
         "labelled": all(part.labels is not None for part in parts),
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
         "checkpoint": {"path": str(trained.found.model), "sha256": trained.found.sha256},
     }
-    shape = " x ".join(map(str, features.shape))
+    shape = " x ".join(map(str, whole.shape))
     splits = ", ".join(f"{len(part):,} {part.name}" for part in parts)
     text = f"{order.out}: features {shape} ({splits})\n  next      clctl knn-eval {order.out}"
     if not document["labelled"]:

@@ -1,8 +1,7 @@
 """How far a score, or the difference of two, can be trusted: 95 % intervals and p-values.
 
-`wilson` is for one accuracy, `paired` for two models on the same images, `paired_metric` for
-two models by a value per image that is not 0 or 1, `mean_over_seeds` and
-`difference_over_seeds` for training again. The first three speak of other test images and the
+`wilson` is for one accuracy, `paired` for two models on the same images, `mean_over_seeds` and
+`difference_over_seeds` for training again. The first two speak of other test images and the
 weights at hand; the last two of other seeds and the test images at hand.
 """
 
@@ -15,11 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from clctl.rng import seed_of
-
 LEVEL = 0.95
-RESAMPLES = 9_999  # (RESAMPLES + 1) * LEVEL is whole, so a rank of the bootstrap is exactly 95 %
-CHUNK = 1 << 20  # draws held at once
 
 
 @dataclass(frozen=True)
@@ -162,70 +157,6 @@ def _mcnemar(only_a: int, only_b: int) -> float:
         return 1.0
     below = stats.binom.cdf(fewer, total, 0.5) - stats.binom.pmf(fewer, total, 0.5) / 2
     return max(2 * float(below), math.ulp(0.0))  # never 0, however many images
-
-
-def paired_metric(a: ArrayLike, b: ArrayLike) -> Paired:
-    """Difference of two means of a value per image in [0, 1], such as average precision.
-
-    The studentised bootstrap over images, symmetric: of 9,999 resamples, drawn from a seed that
-    depends on M alone, the 95 % quantile of |t| stands in for Student's. Where few images differ, a
-    resample often has none of them and the quantile is without bound; but the mean difference
-    never exceeds the share of images on which b is better, nor falls below minus the share on
-    which a is, so Wilson's upper ends of those shares bound the interval. It excludes 0 exactly
-    where p <= 0.05, but where all differences are one and the same: then the interval is that
-    bound alone, and p is that of M equal signs. Values that are only 0 and 1 belong to `paired`.
-
-    In simulations (M 10 to 300, dense, skewed and one-sided differences, 3 to 100 % of images
-    differing) it covered 93 to 97 % where 15 images or more differ, and more where fewer do.
-    Student's t, the percentile bootstrap and BCa fell below 90 % where few images differ.
-
-    Args:
-        a: float [M], M >= 2, a's value of each image.
-        b: float [M], the same images for b.
-
-    Raises:
-        ValueError: If lengths differ, M is below 2, or a value is outside [0, 1] or NaN.
-
-    Source: Hall 1988, J. R. Stat. Soc. B 50(1), symmetric bootstrap intervals.
-    """
-    first, second = _pair(a, b)
-    both = np.stack([first, second]).astype(np.float64)
-    if both.shape[1] < 2:
-        raise ValueError("one image has no spread: no interval")
-    if not ((both >= 0) & (both <= 1)).all():
-        raise ValueError("a value is outside [0, 1]")
-    gaps = both[1] - both[0]
-    difference = float(gaps.mean())
-    floor = -wilson(int((gaps < 0).sum()), len(gaps))[1]
-    ceiling = wilson(int((gaps > 0).sum()), len(gaps))[1]
-    if np.ptp(gaps) == 0:
-        p_value = 1.0 if difference == 0 else 2.0 ** max(1 - len(gaps), -1022)
-        return Paired(difference, floor, ceiling, p_value)
-    drawn = np.sort(_studentised(gaps - difference))
-    error = float(gaps.std())
-    rank = round((RESAMPLES + 1) * LEVEL)
-    reach = float(drawn[rank - 1]) * error
-    at_least = RESAMPLES - int(np.searchsorted(drawn, abs(difference) / error, side="left"))
-    p_value = (1 + at_least) / (RESAMPLES + 1)
-    low, high = max(floor, difference - reach), min(ceiling, difference + reach)
-    return Paired(difference, low, high, p_value)
-
-
-def _studentised(centred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """|mean| / standard deviation of each resample of values [M] with mean 0; [RESAMPLES].
-
-    The root of M, and of M - 1, that Student's t has besides is the same in every resample.
-    """
-    total = len(centred)
-    random = np.random.default_rng(seed_of("paired_metric", total))
-    found: list[NDArray[np.float64]] = []
-    rows = max(1, CHUNK // total)
-    for start in range(0, RESAMPLES, rows):
-        picks = random.integers(0, total, (min(rows, RESAMPLES - start), total))
-        drawn = centred[picks]
-        # A resample of equal values has no spread: its t is as good as infinite, 0 if they are 0.
-        found.append(abs(drawn.mean(axis=1)) / np.maximum(drawn.std(axis=1), 1e-150))
-    return np.concatenate(found)
 
 
 def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
