@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from clctl.commands._scoring import Bench, Judge, described, labelled
+from clctl.commands._scoring import Bench, Judge, Verdict, described, labelled
 from clctl.console import Exit, Problem
 from clctl.evaluate.intervals import mean_over_seeds, wilson
 from clctl.evaluate.score import Score, score
@@ -81,34 +81,23 @@ def evaluate_repeats(
             "give data with train/ and test/",
         )
     begun = time.perf_counter()
-    points, last = [], None
-    for share in wanted.fractions:
-        runs = [_run(bench, judge_of(seed), seed, share) for seed in range(wanted.seeds)]
-        scores = [score(verdict.votes, bench.test.labels) for _, verdict in runs]
-        rival = None
-        if "random_init" in floor and wanted.fractions != (1.0,):
-            beside = [
-                score(judge_of(seed)(smaller, "random_init").votes, bench.test.labels)
-                for seed, (smaller, _) in enumerate(runs)
-            ]
-            rival = _summary(beside, bench)
-        images = runs[0][0].train
-        count = len(bench.test) if images is None else len(images)
-        points.append(
-            {"fraction": share, "images": count, **_summary(scores, bench), "random_init": rival}
-        )
-        last = runs[0], scores
-    assert last is not None
-    (whole, verdict), scores = last
+    curve = wanted.fractions != (1.0,)
+    beside = curve and "random_init" in floor
+    points = [_point(bench, judge_of, wanted.seeds, share, beside) for share in wanted.fractions]
+    last = points[-1]
+    rivals = {
+        name: last.beside[0].metrics
+        if name == "random_init" and last.beside
+        else score(judge_of(0)(last.bench, name).votes, bench.test.labels).metrics
+        for name in floor
+    }
+    scores = last.scores
     metrics = {n: statistics.fmean(s.metrics[n] for s in scores) for n in scores[0].metrics}
-    rivals = {}
-    for name in floor:
-        rivals[name] = score(judge_of(0)(whole, name).votes, bench.test.labels).metrics
     head = replace(scores[0], metrics=metrics, interval=_wilson(metrics["top1"], len(bench.test)))
-    report = {**described(whole, head, rivals), **verdict.more}
-    report["protocol"] = {"parts": bench.protocol, **verdict.settled}
-    if wanted.fractions != (1.0,):
-        report["curve"] = points
+    report = {**described(last.bench, head, rivals), **last.verdict.more}
+    report["protocol"] = {"parts": bench.protocol, **last.verdict.settled}
+    if curve:
+        report["curve"] = [point.document() for point in points]
     if wanted.seeds > 1:
         values = [s.metrics["top1"] for s in scores]
         mean, low, high = mean_over_seeds(values)
@@ -116,18 +105,61 @@ def evaluate_repeats(
     return head, {**report, "seconds": time.perf_counter() - begun}
 
 
-def _run(bench: Bench, judge: Judge, seed: int, share: float) -> tuple[Bench, Any]:
-    smaller = bench
-    if share < 1 and bench.train is not None:
-        smaller = bench.reduced(balanced(bench.train.labels, share, seed))
-    return smaller, judge(smaller, "trained")
+@dataclass(frozen=True)
+class _Point:
+    """One share of the labels.
+
+    Attributes:
+        bench, verdict: Of the first seed.
+        scores: One a seed.
+        beside: The same from random weights; empty where it is not wanted.
+    """
+
+    share: float
+    bench: Bench
+    verdict: Verdict
+    scores: list[Score]
+    beside: list[Score]
+
+    def document(self) -> dict[str, Any]:
+        """The point as a report shows it."""
+        part, count = self.bench.train or self.bench.test, len(self.bench.test)
+        return {
+            "fraction": self.share,
+            "images": len(part),
+            **_summary(self.scores, count),
+            "random_init": _summary(self.beside, count) if self.beside else None,
+        }
 
 
-def _summary(scores: list[Score], bench: Bench) -> dict[str, Any]:
+def _point(
+    bench: Bench, judge_of: Callable[[int], Judge], seeds: int, share: float, beside: bool
+) -> _Point:
+    """Run the protocol on one share of the labels with every seed."""
+    labels = bench.test.labels
+    benches = [_reduced(bench, seed, share) for seed in range(seeds)]
+    verdicts = [judge_of(seed)(smaller, "trained") for seed, smaller in enumerate(benches)]
+    rivals = enumerate(benches if beside else [])
+    return _Point(
+        share=share,
+        bench=benches[0],
+        verdict=verdicts[0],
+        scores=[score(verdict.votes, labels) for verdict in verdicts],
+        beside=[score(judge_of(n)(smaller, "random_init").votes, labels) for n, smaller in rivals],
+    )
+
+
+def _reduced(bench: Bench, seed: int, share: float) -> Bench:
+    if share == 1 or bench.train is None:
+        return bench
+    return bench.reduced(balanced(bench.train.labels, share, seed))
+
+
+def _summary(scores: list[Score], count: int) -> dict[str, Any]:
     """Mean top-1, and its interval: over seeds where there are several, else over images."""
     values = [s.metrics["top1"] for s in scores]
     mean = statistics.fmean(values)
-    over = mean_over_seeds(values)[1:] if len(values) > 1 else _wilson(mean, len(bench.test))
+    over = mean_over_seeds(values)[1:] if len(values) > 1 else _wilson(mean, count)
     of = "seeds" if len(values) > 1 else "images"
     return {"top1": mean, "ci95": list(over), "interval_over": of, "top1_by_seed": values}
 
