@@ -72,6 +72,8 @@ class DataSet:
         fingerprint: sha256 hex over content and labels; the same on every machine.
         labels_from: How labels were found, in words, or why there are none.
         notes: What else the user should know, one sentence each.
+        pool: Pictures without labels that pretraining reads instead of train, where a set has
+            more of them than labels.
     """
 
     name: str
@@ -80,3 +82,8 @@ class DataSet:
     fingerprint: str
     labels_from: str
     notes: tuple[str, ...] = field(default=())
+    pool: Split | None = None
+
+    def learnt(self, labels: bool) -> Split:
+        """What pretraining reads: the pool where there is one, and train where it needs labels."""
+        return self.splits["train"] if labels or self.pool is None else self.pool

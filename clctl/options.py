@@ -60,5 +60,5 @@ DRY_RUN = Annotated[
 ]
 FRESH = Annotated[bool, typer.Option("--fresh", help="A new folder, even if this run exists.")]
 DOWNLOAD = Annotated[
-    bool, typer.Option("--download", help="Allow a source to fetch what is not there.")
+    bool, typer.Option("--download", help="Fetch public data or weights that are not there.")
 ]

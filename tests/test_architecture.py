@@ -23,6 +23,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NAMELESS = {"utils", "util", "base", "helpers", "helper", "common", "misc"}
 PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+UNPICKLES = PACKAGE / "store" / "unpickle.py"  # a process of its own, for clctl convert
 FREE_OF_TORCH = ("recipe", "console", "cli", "__main__")
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -149,8 +150,20 @@ def test_no_room_for_anything():
 
 
 def test_nothing_is_unpickled_or_run():
-    wrong = {str(p): found for p in FILES if (found := forbidden_calls(p.read_text("utf-8")))}
+    wrong = {p: found for p in FILES if (found := forbidden_calls(p.read_text("utf-8")))}
+    assert wrong.pop(UNPICKLES) == ["torch.load"]
     assert not wrong
+
+
+def test_the_one_place_that_unpickles_takes_weights_only_and_is_never_imported():
+    calls = [
+        n for n in ast.walk(ast.parse(UNPICKLES.read_text("utf-8"))) if isinstance(n, ast.Call)
+    ]
+    (load,) = [c for c in calls if ast.unparse(c.func) == "torch.load"]
+    given = {word.arg: ast.unparse(word.value) for word in load.keywords}
+    assert given["weights_only"] == "True"
+    imported = [i for p in [*FILES, *TESTS] for i in imports(ast.parse(p.read_text("utf-8")))]
+    assert "clctl.store.unpickle" not in imported
 
 
 def test_every_module_says_what_it_is_and_every_method_its_source():

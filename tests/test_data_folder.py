@@ -53,13 +53,13 @@ def names(root: Path) -> list[str]:
 
 def test_pictures_are_found_at_any_depth_and_in_any_case(tmp_path):
     root = draw(tmp_path / "d", "a.jpg", "b/c.JPEG", "b/d/e.PnG", "f.JPG")
-    for other in ("b/x.heic", "y.heic", "notes.txt", "README", ".hidden.jpg", "z.JPG.bak"):
+    for other in ("b/x.xcf", "y.xcf", "notes.txt", "README", ".hidden.jpg", "z.JPG.bak"):
         (root / other).write_text("1")
     draw(root, ".git/a.png", "__MACOSX/b.png")
     found = scan(str(root))
     assert [file.name for file in found.files] == ["a.jpg", "b/c.JPEG", "b/d/e.PnG", "f.JPG"]
-    assert found.others_in_words() == "2 .heic, 1 .bak, 1 .txt, 1 without suffix"
-    assert "not read: 2 .heic, 1 .bak, 1 .txt, 1 without suffix" in opened(root).notes
+    assert found.others_in_words() == "2 .xcf, 1 .bak, 1 .txt, 1 without suffix"
+    assert "not read: 2 .xcf, 1 .bak, 1 .txt, 1 without suffix" in opened(root).notes
 
 
 def test_odd_names_are_kept(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from exporting import SIZE, Written, noise, writer
+from exporting import SIZE, Written, noise, pasted, writer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -18,7 +19,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from clctl.console import Exit, Problem
-from clctl.export import _subject
+from clctl.export import _folder, _subject
 from clctl.export._subject import Subject
 from clctl.images import Images
 from clctl.recipe import plugins
@@ -95,7 +96,7 @@ def test_refused_targets_name_the_reason_and_those_that_work(name: str, tmp_path
     assert _subject.possible(subject) == able
     for target in set(ALL) - set(able):
         with pytest.raises(Problem) as caught:
-            _subject.module(target).write(subject, tmp_path / "new")
+            _folder.write(target, subject, tmp_path / "new")
         problem = caught.value
         assert (problem.exit, problem.code) == (Exit.USAGE, "export.no-such-encoder")
         assert subject.architecture in problem.message
@@ -118,7 +119,7 @@ def test_torchvision_misses_exactly_its_classifier(written: Written, name: str):
     if name == "resnet18-small":
         model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()
-    keys = model.load_state_dict(load_file(path), strict=False)
+    keys = model.load_state_dict(load_file(path / "model.safetensors"), strict=False)
     assert sorted(keys.missing_keys) == ["fc.bias", "fc.weight"]
     assert keys.unexpected_keys == []
 
@@ -128,7 +129,6 @@ def test_timm_knows_the_input_and_takes_another_classifier(written: Written):
     from timm.data import resolve_model_data_config
 
     subject, path = written("resnet18", "timm")
-    assert sorted(content(path)) == ["config.json", "model.safetensors"]
     model = timm.create_model(f"local-dir:{path}", pretrained=True, num_classes=10).eval()
     assert resolve_model_data_config(model) == {
         "input_size": [3, SIZE, SIZE],
@@ -149,9 +149,9 @@ def test_a_safetensors_export_is_a_checkpoint_reference(written: Written):
     subject, path = written("resnet_small", "safetensors")
     found = reference.find(str(path))
     assert found.about == {**subject.about, "evaluated": "encoder"}
-    state = load_file(path)
+    state = load_file(path / "model.safetensors")
     assert set(state) == {f"encoder.{key}" for key in subject.encoder.state_dict()}
-    with safe_open(path, "pt") as file:
+    with safe_open(path / "model.safetensors", "pt") as file:
         preprocessing = json.loads(file.metadata()["preprocessing"])
     assert preprocessing["size"] == SIZE
     assert (tuple(preprocessing["mean"]), tuple(preprocessing["std"])) == (MEAN, STD)
@@ -161,14 +161,14 @@ def test_onnx_says_where_it_comes_from_and_holds_no_paths(written: Written):
     import onnx
 
     _, path = written("resnet_small", "onnx")
-    model = onnx.load(path, load_external_data=False)
+    model = onnx.load(path / "model.onnx", load_external_data=False)
     properties = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert properties["clctl"]["recipe"] == {"name": "é"}
     assert properties["preprocessing"]["size"] == SIZE
     assert [value.name for value in model.graph.input] == ["image"]
     assert [value.name for value in model.graph.output] == ["features"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-    assert b".py" not in path.read_bytes()
+    assert b".py" not in (path / "model.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("target", ALL)
@@ -177,42 +177,43 @@ def test_an_own_export_is_silent_the_same_every_time_and_replaced(
 ):
     name = "resnet_small" if target == "onnx" else "resnet18"
     subject, first = written(name, target)
-    module = _subject.module(target)
-    path = module.write(subject, tmp_path)
+    path = _folder.write(target, subject, tmp_path)
     assert content(path) == content(first)
     changed = replace(subject, about={**subject.about, "step": 8})
-    assert module.write(changed, tmp_path) == path
+    assert _folder.write(target, changed, tmp_path) == path
     assert content(path) != content(first)
     assert list(tmp_path.iterdir()) == [path]
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.parametrize("target", ALL)
-def test_what_clctl_did_not_write_stays(written: Written, target: str, tmp_path: Path):
+@pytest.mark.parametrize("taken_by", ["file", "more", "changed"])
+@pytest.mark.parametrize("target", ["onnx", "timm"])
+def test_what_clctl_did_not_write_stays(
+    written: Written, target: str, taken_by: str, tmp_path: Path
+):
     name = "resnet_small" if target == "onnx" else "resnet18"
     subject, path = written(name, target)
     taken = tmp_path / path.name
-    if target == "timm":
-        taken.mkdir()
-        for file, data in {**content(path), "notes.txt": b"mine"}.items():
-            (taken / file).write_bytes(data)
-    else:
+    if taken_by == "file":
         taken.write_bytes(b"mine")
+    else:
+        shutil.copytree(path, taken)
+        place = taken / ("notes.txt" if taken_by == "more" else "README.md")
+        place.write_bytes(b"mine")
     before = content(taken)
     with pytest.raises(Problem) as caught:
-        _subject.module(target).write(subject, tmp_path)
+        _folder.write(target, subject, tmp_path)
     assert (caught.value.exit, caught.value.code) == (Exit.EXISTS, "export.exists")
     assert content(taken) == before
     assert list(tmp_path.iterdir()) == [taken]
 
 
-@pytest.mark.parametrize("failing", [1, 2, 3, 4])
+@pytest.mark.parametrize("failing", [1, 3, 5, 6, 7])
 def test_a_disk_that_fails_leaves_the_earlier_timm_folder(
     written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ):
     subject, _ = written("resnet18", "timm")
-    module = _subject.module("timm")
-    path = module.write(subject, tmp_path)
+    path = _folder.write("timm", subject, tmp_path)
     before, calls = content(path), 0
 
     def rename(old: Path, new: Path) -> None:
@@ -225,7 +226,7 @@ def test_a_disk_that_fails_leaves_the_earlier_timm_folder(
     monkeypatch.setattr(disk.system, "rename", rename)
     changed = replace(subject, about={"step": 8})
     with pytest.raises(Problem) as caught:
-        module.write(changed, tmp_path)
+        _folder.write("timm", changed, tmp_path)
     assert caught.value.exit == Exit.RESOURCES
     assert content(path) == before
     assert list(tmp_path.iterdir()) == [path]
@@ -244,7 +245,7 @@ def test_a_missing_extra_is_told_with_the_line_that_installs_it(
     assert caught.value.suggestion == f"pip install 'clctl[{target}]'"
     if target == "onnx":
         with pytest.raises(Problem, match=absent):
-            module.write(subject, tmp_path)
+            _folder.write("onnx", subject, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
 
@@ -260,13 +261,13 @@ def test_an_onnx_file_that_computes_something_else_is_not_written(
     def wrong_for_large_batches(session, x):
         return run(session, x) * (1.01 if len(x) == 17 else 1)
 
-    monkeypatch.setattr(module, "_traced", lambda subject: onnx.load(path))
-    assert content(module.write(subject, tmp_path)) == content(path)
+    monkeypatch.setattr(module, "_traced", lambda subject: onnx.load(path / "model.onnx"))
+    assert content(_folder.write("onnx", subject, tmp_path)) == content(path)
     monkeypatch.setattr(module, "_run", wrong_for_large_batches)
     with pytest.raises(Problem, match="17 images") as caught:
-        module.write(subject, tmp_path / "new")
+        _folder.write("onnx", subject, tmp_path / "new")
     assert (caught.value.exit, caught.value.code) == (Exit.GATE, "export.differs")
-    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 PASTES = [
@@ -292,7 +293,7 @@ def test_the_printed_lines_give_the_features_of_a_picture(written: Written, tmp_
         for i in numbers:
             name, target = PASTES[i]
             subject, path = written(name, target)
-            text = _subject.module(target).paste(subject, path).replace("picture.jpg", "it's.png")
+            text = pasted(target, subject, path).replace("picture.jpg", "it's.png")
             # Each in a function of its own, so that none lives on another's imports.
             lines += [f"def paste_{i}():", indent(text, "    "), "    return features, x"]
             lines += [f"features, x = paste_{i}()"]

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from exporting import SIZE, Written, noise, writer
+from exporting import SIZE, Written, noise, pasted, writer
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from clctl.console import Exit, Problem
-from clctl.export import _subject
+from clctl.export import _folder, _subject
 from clctl.export._subject import Subject
 from clctl.recipe import plugins
 from clctl.rng import generator, seeded
@@ -79,7 +79,7 @@ def test_what_a_target_cannot_carry_is_refused_with_those_that_can(name: str, tm
     assert _subject.possible(subject) == able
     for target in {*ALL, "torchvision"} - {*able}:
         with pytest.raises(Problem) as caught:
-            _subject.module(target).write(subject, tmp_path / "new")
+            _folder.write(target, subject, tmp_path / "new")
         problem = caught.value
         assert (problem.exit, problem.code) == (Exit.USAGE, "export.no-such-encoder")
         assert subject.architecture in problem.message
@@ -118,9 +118,9 @@ def test_timm_is_told_what_to_build(written: Written, name: str, architecture: s
 
 @pytest.mark.parametrize("name", ["cls", "convnext"])
 def test_every_file_of_weights_is_a_checkpoint_reference(written: Written, name: str):
-    for target, file in (("safetensors", ""), ("timm", "model.safetensors")):
+    for target in ("safetensors", "timm"):
         subject, path = written(name, target)
-        found = reference.find(str(path / file))
+        found = reference.find(str(path))
         prefix = "encoder." if target == "safetensors" else ""
         assert found.about["evaluated"] == prefix.strip(".")
         state = load_file(found.model)
@@ -136,7 +136,7 @@ def test_the_printed_lines_give_the_features_of_a_picture(written: Written, tmp_
     lines = ["import numpy"]
     for i, (name, target) in enumerate(pairs):
         subject, path = written(name, target)
-        lines += [_subject.module(target).paste(subject, path)]
+        lines += [pasted(target, subject, path)]
         lines += [f"numpy.savez('{i}.npz', features=features, x=x)"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", "\n".join(lines)]

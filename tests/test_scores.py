@@ -1,7 +1,5 @@
 """The evaluations on a checkpoint and on files of features, as a user would type them."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -232,12 +230,10 @@ def test_the_weights_that_a_run_started_from_are_a_baseline(trained, clctl, tmp_
     report = clctl("knn-eval", again, "--json")
     start = clctl("knn-eval", trained[0], "--json").document["metrics"]["top1"]
     assert report.document["baselines"]["initial"] == start
-    (again / "run.json").write_text(
-        json.dumps({**json.loads((again / "run.json").read_text()), "init_from": "/nowhere"})
-    )
+    (again / "initial.safetensors").unlink()
     gone = clctl("knn-eval", again, "--json")
     assert gone.document["baselines"]["initial"] is None
-    assert "are not at /nowhere any more" in gone.err
+    assert "initial.safetensors: no such baseline" in gone.err
 
 
 def test_features_that_are_not_finite_are_refused(trained, clctl, tmp_path):

@@ -4,7 +4,18 @@ Nothing heavy is imported here: `--help` and `list` answer before torch could lo
 """
 
 # isort: off  (--help lists the commands in this order)
-from clctl.cli import features, looking, scoring, training
+from clctl.cli import cache, convert, data, features, handover, looking, machine, scoring, training
 from clctl.cli.app import app
 
-__all__ = ["app", "features", "looking", "scoring", "training"]
+__all__ = [
+    "app",
+    "cache",
+    "convert",
+    "data",
+    "features",
+    "handover",
+    "looking",
+    "machine",
+    "scoring",
+    "training",
+]

@@ -44,8 +44,15 @@ def pretrain(
 
 @app.command()
 def export(
-    ckpt: options.CKPT,
     to: Annotated[str, typer.Option("--to", help="safetensors, torchvision, timm or onnx.")],
+    ckpt: Annotated[
+        str | None,
+        typer.Argument(metavar="[CKPT]", help="A run or checkpoint folder, or a file of clctl."),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option("--init", metavar="RECIPE", help="No CKPT: untrained weights of a recipe."),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Run both sides, print the largest difference.")
     ] = False,
@@ -54,16 +61,18 @@ def export(
     device: options.DEVICE = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(*options.OUT, help="Folder to write into. Default: the run's exports/."),
+        typer.Option(
+            *options.OUT, help="Gets the folder NAME-TARGET. Default: the run's exports/."
+        ),
     ] = None,
     as_json: options.JSON = False,
     quiet: options.QUIET = False,
 ) -> int:
-    """Hand the encoder's weights to another tool, with the lines that load them.
+    """Hand the encoder to another tool: weights, config, preprocessing, card, checksums.
 
     Example: clctl export runs/byol-1f6c2a90 --to onnx --verify
     """
     from clctl.commands.export import Order, export
 
-    order = Order(ckpt, to, verify, data, split, device, out)
+    order = Order(ckpt, to, verify, data, split, device, out, init)
     return printed(export(order, Talk(quiet)), as_json, quiet)

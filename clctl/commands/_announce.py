@@ -49,7 +49,7 @@ def provenance(
         "data": {
             "name": dataset.name,
             "fingerprint": dataset.fingerprint,
-            "images": len(dataset.splits["train"]),
+            "images": len(dataset.learnt(recipe.method.supervised)),
         },
         "environment": _setup.environment(where),
         "global_batch": recipe.train.batch_size,

@@ -1,16 +1,17 @@
 """The end of a run: its score beside random-init and chance, the folder, what to type next."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from clctl.commands._evaluation import record
 from clctl.commands._pictures import Pictures
-from clctl.commands._scoring import evaluate
+from clctl.commands._scoring import collapse, evaluate
 from clctl.commands._trained import initial
 from clctl.commands._training import Trainer
 from clctl.commands.knn_eval import Neighbours, judge
+from clctl.commands.neighbors import drawn
 from clctl.console import Exit
 from clctl.data.open import Trial, trial
 from clctl.images import DataSet, Split
@@ -42,20 +43,24 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
 def finish(trainer: Trainer, dataset: DataSet, environment: dict[str, Any]) -> Report:
     """Score the finished run by kNN where there are labels, by its features where there are none."""
     folder = trainer.run.folder
-    encoder = trainer.method.get_submodule(trainer.method.evaluated)
-    assert isinstance(encoder, Encoder)
+    # A cast, for timm's models are no subclass.
+    encoder = cast(Encoder, trainer.method.get_submodule(trainer.method.evaluated))
     unlabelled = dataset.classes is None or len(dataset.classes) < 2
     parts = _sample(trainer.split) if unlabelled else trial(dataset, None)
     start = initial(trainer.recipe, trainer.about, folder, trainer.talk)
     seen = Pictures(trainer.recipe, encoder, dataset, parts, trainer.where, trainer.talk, start)
     document = {**outcome(trainer), "environment": environment}
     if unlabelled:
-        reading = seen.collapse()
+        materials = seen.materials()
+        reading = collapse(materials)
+        alike = trainer.run.pictures / "neighbors.png"
+        drawn(parts.test, materials["trained"]().test, alike)
         document["metrics"].update(reading)
         lines = [
             f"features: spread {reading['feature_spread']:.2f} "
             f"(random-init {reading['feature_spread_random_init']:.2f}), "
             f"RankMe {reading['rank_me']:.1f} (random-init {reading['rank_me_random_init']:.1f})",
+            f"look: {alike} has pictures beside the nearest to them",
             f"run: {folder}",
             f"for a score: clctl knn-eval {folder} --data LABELLED_FOLDER",
         ]

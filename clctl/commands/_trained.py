@@ -11,8 +11,8 @@ from clctl.console import Exit, Problem, Talk
 from clctl.method import Encoder, Method
 from clctl.recipe.saved import from_resolved
 from clctl.recipe.sections import Recipe
-from clctl.store import reference, tensors
-from clctl.store.run import Run
+from clctl.store import reading, reference, tensors
+from clctl.store.run import INITIAL, Run
 
 Start = Callable[[], Encoder]
 
@@ -51,29 +51,61 @@ def open_checkpoint(ckpt: str, talk: Talk) -> Trained:
     return Trained(found, recipe, encoder.eval())
 
 
+@dataclass(frozen=True)
+class Copy:
+    """The copy that a run keeps of the weights that it started from.
+
+    Attributes:
+        source: sha256 of the file that they came from, in hex.
+    """
+
+    path: Path
+    source: str
+
+    def fill(self, encoder: Encoder) -> None:
+        """Load them into `encoder`."""
+        restore(encoder, tensors.read(self.path)[0], f"the encoder of {self.path}")
+
+
+def copy(run: Path) -> Copy | None:
+    """The first weights of a run, None if it began with random ones or has lost them.
+
+    Raises:
+        Problem: Exit.CHECKPOINT if they are damaged.
+    """
+    state, path = Run(run).read_json("run.json") or {}, run / INITIAL
+    source, digest = state.get("identity", {}).get("init"), state.get("initial")
+    if source is None or digest is None or not reading.exists(path):
+        return None
+    if reading.digest(path) != digest:
+        raise Problem(
+            f"{path} is damaged: its sha256 is not that of run.json",
+            Exit.CHECKPOINT,
+            "checkpoint.damaged",
+            f"rm {path}; a run that has begun to train only loses that baseline",
+        )
+    return Copy(path, source)
+
+
 def initial(recipe: Recipe, about: dict[str, Any], run: Path | None, talk: Talk) -> Start | None:
-    """The encoder that a run started from, where that was another run's; said if it is gone.
+    """The encoder that a run started from, where that was not random; said if it is gone.
 
     Args:
         about: Of the checkpoint.
-        run: Its folder, which knows where the first weights lay.
+        run: Its folder, which keeps a copy of the first weights.
     """
     digest = about.get("init_from")
     if digest is None:
         return None
-    state = None if run is None else Run(run).read_json("run.json")
-    place = (state or {}).get("init_from")
-    found = None
-    if place is not None and Path(place).exists():
-        found = reference.find(place, talk.say)
-    if found is None or found.sha256 != digest:
-        where = "are not known" if place is None else f"are not at {place} any more"
+    kept = None if run is None else copy(run)
+    if kept is None or kept.source != digest:
+        where = "are only in its run folder" if run is None else f"are not in {run / INITIAL}"
         talk.say(f"  note      the weights that this run started from {where}: no such baseline")
         return None
 
     def start() -> Encoder:
         encoder = recipe.encoder.build(recipe.views.size)
-        fill(encoder, found)
+        kept.fill(encoder)
         return encoder.eval()
 
     return start

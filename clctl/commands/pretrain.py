@@ -4,14 +4,13 @@ import os
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from clctl import optim
-from clctl.commands import _setup, _trained
+from clctl.commands import _initial, _setup, _trained
 from clctl.commands._announce import announce, describe, provenance, rehearse
 from clctl.commands._finish import finish, outcome
 from clctl.commands._stop import Stop, seconds
@@ -24,8 +23,8 @@ from clctl.recipe import identity
 from clctl.recipe.read import find, read
 from clctl.recipe.sections import Recipe
 from clctl.report.document import Report, percent
-from clctl.store import checkpoint, files, reference
-from clctl.store.run import Run
+from clctl.store import checkpoint, files
+from clctl.store.run import INITIAL, Run
 
 RESOLVED, RUN, REPORT = "recipe.resolved.json", "run.json", "report.json"
 
@@ -52,13 +51,13 @@ def pretrain(order: Order, talk: Talk) -> Report:
     source, home = _source(order)
     recipe = read(source, order.overrides, order.data)
     where = _setup.machine(order.device, recipe.train.precision)
-    dataset = load(recipe.data, recipe.views.size, talk.say)
-    split = dataset.splits["train"]
-    found = _initial(order.init_from, talk)
-    method = _setup.method(recipe, len(split), partial(_trained.fill, found=found))
+    dataset = load(recipe.data, recipe.views.size, talk.say, order.download)
+    split = dataset.learnt(recipe.method.supervised)
+    begun = _initial.first(order.init_from, recipe, home, order.download, talk)
+    method = _setup.method(recipe, len(split), begun.fill)
     wants = (method.uses_labels, method.per_class)
     feed = Feed(split, recipe.train.batch_size, recipe.seed, where.device, *wants)
-    part = identity.weights_part(recipe, dataset.fingerprint, found and found.sha256)
+    part = identity.weights_part(recipe, dataset.fingerprint, begun.sha256)
     run = Run(_folder(order, home, recipe, identity.digest(part)))
     known = _same(run, part)
     channels_last = {"memory_format": torch.channels_last}
@@ -71,7 +70,7 @@ def pretrain(order: Order, talk: Talk) -> Report:
         feed=feed,
         where=where,
         run=run,
-        about=describe(recipe, dataset, method, found and found.sha256),
+        about=describe(recipe, dataset, method, begun.sha256),
         manifest=provenance(recipe, dataset, where, part),
         talk=talk,
         classes=len(dataset.classes or ()) if split.labels is not None else 0,
@@ -83,6 +82,7 @@ def pretrain(order: Order, talk: Talk) -> Report:
     run.open()
     with run.lock():
         trainer.arm()
+        kept = _initial.keep(run, begun, method.encoder)
         newest = checkpoint.newest(run.folder, talk.say)
         if newest is not None:
             _resume(trainer, newest)
@@ -90,7 +90,12 @@ def pretrain(order: Order, talk: Talk) -> Report:
             return _already(run, report, talk)
         if not known:
             _write_recipe(run, source, recipe)
-        state = {"schema": "clctl/run/1", "identity": part, **_launch(order, where)}
+        state = {
+            "schema": "clctl/run/1",
+            "identity": part,
+            "initial": kept,
+            **_launch(order, where),
+        }
         run.write_json(RUN, {**state, "status": "running", "resumed_from": trainer.start})
         run.rewind(trainer.start)
         trainer.recall(run.records())
@@ -131,15 +136,6 @@ def _source(order: Order) -> tuple[Path, Path | None]:
             "name the recipe instead of the run",
         )
     return folder / RESOLVED, folder
-
-
-def _initial(ckpt: str | None, talk: Talk) -> reference.Found | None:
-    """The checkpoint of --init-from."""
-    if ckpt is None:
-        return None
-    found = reference.find(ckpt, talk.say)
-    talk.say(f"  encoder   starts from {found.model}")
-    return found
 
 
 def _folder(order: Order, home: Path | None, recipe: Recipe, digest: str) -> Path:
@@ -183,7 +179,7 @@ def _same(run: Run, part: dict[str, Any]) -> bool:
 
 def _foreign(folder: Path) -> bool:
     """Whether something lies there that a start cut short would not have left behind."""
-    ours = {".lock", "checkpoints", "pictures", "evaluations", "recipe.yaml", RESOLVED}
+    ours = {".lock", "checkpoints", "pictures", "evaluations", "recipe.yaml", RESOLVED, INITIAL}
     return any(p.name not in ours and not p.name.startswith(".") for p in folder.iterdir())
 
 

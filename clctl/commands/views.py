@@ -33,7 +33,7 @@ def views(
     recipe = read(find(name), overrides, data)
     where = _setup.machine(device, recipe.train.precision)
     dataset = load(recipe.data, recipe.views.size, talk.say)
-    split = dataset.splits["train"]
+    split = dataset.learnt(recipe.method.supervised)
     files.make(out.parent)
     few, drawn = draw(recipe, split, dataset.classes, where.device, out)
     document = {

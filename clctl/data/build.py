@@ -13,22 +13,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from clctl.console import Exit, Problem
 from clctl.data.decode import Bad, Bounds, Picture, decode
+from clctl.data.depth import Window, scaled, window
+from clctl.data.entries import CANVAS, INDEX
 
-CANVAS, INDEX = "canvas.u8", "index.json"
 HEARTBEAT = 5.0  # seconds between lines of talk
 CHUNK = 16  # files per task: small pictures take less time than handing one over
 
 
 @dataclass
 class Pile:
-    """Pictures as they come, one after the other in one file, each in its own size."""
+    """Pictures as they come, one after the other in one file, each in its own size and type."""
 
     total: int
     shapes: list[tuple[int, int, int]] = field(default_factory=list)
+    deep: list[bool] = field(default_factory=list)  # float32, not uint8
     rows: list[int] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     bad: list[tuple[int, str]] = field(default_factory=list)
@@ -59,12 +60,13 @@ def build(paths: Sequence[str], bounds: Bounds, folder: Path, talk: Callable[[st
     started = time.monotonic()
     try:
         _pile_up(paths, bounds, folder / "pile.u8", pile, talk)
-        _lay_out(pile, folder)
+        values = _lay_out(pile, folder)
         index = {
             "shape": pile.canvas(),
             "sizes": [shape[:2] for shape in pile.shapes],
             "rows": pile.rows,
             "digests": pile.digests,
+            "deep": [*values, sum(pile.deep)] if values else None,
             "bad": pile.bad,
             "lasting": pile.lasting,
         }
@@ -84,9 +86,8 @@ def _pile_up(
 ) -> None:
     told = time.monotonic()
     with open(to, "wb") as out, warnings.catch_warnings():
-        # Remarks on a picture's metadata are nobody's concern; a bomb is.
+        # Remarks on a picture's metadata are nobody's concern; `decode` judges its size.
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         for row, found in enumerate(_decode_all(paths, bounds)):
             if isinstance(found, Bad):
                 pile.bad.append((row, found.reason))
@@ -94,6 +95,7 @@ def _pile_up(
             else:
                 out.write(found.pixels.data)
                 pile.shapes.append(found.pixels.shape)
+                pile.deep.append(found.pixels.dtype == np.float32)
                 pile.rows.append(row)
                 pile.digests.append(found.digest)
                 pile.bytes += found.pixels.nbytes
@@ -123,30 +125,45 @@ def _decode_some(paths: Sequence[str], bounds: Bounds) -> list[Picture | Bad]:
     return [decode(path, bounds) for path in paths]
 
 
-def _lay_out(pile: Pile, folder: Path) -> None:
-    """From the pile to the canvas, each picture at the top left of its place."""
+def _lay_out(pile: Pile, folder: Path) -> Window | None:
+    """From the pile to the canvas, each picture at the top left of its place.
+
+    Gives the values that became 0 and 255 where pictures have more than 8 bits.
+    """
     source, target = folder / "pile.u8", folder / CANVAS
     shape = pile.canvas()
-    if all(each == shape[1:] for each in pile.shapes):
+    if not any(pile.deep) and all(each == shape[1:] for each in pile.shapes):
         os.rename(source, target)
         with open(target, "rb") as out:
             _sync(out.fileno())
-        return
+        return None
     if shutil.disk_usage(folder).free < int(np.prod(shape)):
         raise _full(folder, pile.needed())
-    flat = np.memmap(source, np.uint8, "r")
+    named = zip(pile.digests, _piled(pile, source), strict=True)
+    values = window((digest, p.ravel()) for digest, p in named if p.dtype == np.float32)
     place = np.empty(shape[1:], np.uint8)
-    start = 0
     with open(target, "wb") as out:
-        for height, width, channels in pile.shapes:
-            end = start + height * width * channels
+        for pixels in _piled(pile, source):
+            height, width, _ = pixels.shape
             place[:] = 0
-            place[:height, :width] = flat[start:end].reshape(height, width, channels)
+            if values is not None and pixels.dtype == np.float32:
+                pixels = scaled(pixels, values)
+            place[:height, :width] = pixels
             out.write(place.data)
-            start = end
         out.flush()
         _sync(out.fileno())
     source.unlink()
+    return values
+
+
+def _piled(pile: Pile, source: Path) -> Iterator[np.ndarray]:
+    """Each picture as `decode` gave it, read when touched."""
+    flat, start = np.memmap(source, np.uint8, "r"), 0
+    for shape, deep in zip(pile.shapes, pile.deep, strict=True):
+        kind = np.dtype(np.float32 if deep else np.uint8)
+        end = start + int(np.prod(shape)) * kind.itemsize
+        yield flat[start:end].view(kind).reshape(shape)
+        start = end
 
 
 def _sync(descriptor: int) -> None:

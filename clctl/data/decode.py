@@ -1,19 +1,24 @@
-"""One picture file to pixels: upright, 8 bits, grey or RGB, bounded in size and aspect.
+"""One picture file to pixels: upright, grey or RGB, bounded in size and aspect; no torch here.
 
-No torch here. Differs: pictures are shrunk with Pillow's antialiased triangle filter, the one
-that evaluation and torchvision's Resize use, from a JPEG that libjpeg may first have shrunk to
-no less than three times the wanted size.
+Of an animation or of several pages the first is taken. What is transparent becomes white. Grey
+pictures of more than 8 bits keep their values, for the whole set is scaled alike (`depth`); 16-bit
+colour comes from Pillow by its upper 8 bits.
+Differs: pictures are shrunk with Pillow's antialiased triangle filter, the one that evaluation
+and torchvision's Resize use, from a JPEG that libjpeg may first have shrunk to no less than three
+times the wanted size.
 """
 
 import hashlib
 import io
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG")
-SUFFIXES = (".jpg", ".jpeg", ".png")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+HEIC = (".heic", ".heif")  # with the extra of that name
 
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -42,7 +47,13 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded file: uint8 [h, w, 1] or [h, w, 3], and the sha256 hex of the file's bytes."""
+    """A decoded file.
+
+    Attributes:
+        pixels: uint8 [h, w, 1] or [h, w, 3]; float32 [h, w, 1], finite and in the file's own
+            values, where it is grey with more than 8 bits.
+        digest: sha256 hex of the file's bytes.
+    """
 
     pixels: np.ndarray
     digest: str
@@ -56,8 +67,29 @@ class Bad:
     lasting: bool = True
 
 
+@cache
+def heic() -> bool:
+    """Whether pillow-heif is installed; if so, Pillow opens .heic from here on."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener(thumbnails=False)
+    return True
+
+
+def suffixes() -> tuple[str, ...]:
+    """Lower-case suffixes of the pictures that can be read here."""
+    return SUFFIXES + HEIC if heic() else SUFFIXES
+
+
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that can be read here; nothing else is opened."""
+    return (*FORMATS, "HEIF") if heic() else FORMATS
+
+
 def decode(path: str, bounds: Bounds) -> Picture | Bad:
-    """Decode one file. The caller turns Pillow's DecompressionBombWarning into an error."""
+    """Decode one file. The caller has Pillow's warnings ignored: size is judged here."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -66,22 +98,24 @@ def decode(path: str, bounds: Bounds) -> Picture | Bad:
     if not data:
         return Bad("the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats()) as image:
             pixels = _pixels(image, bounds)
     except UnidentifiedImageError:
-        return Bad("not a JPEG or PNG picture, or its first bytes are damaged")
+        return Bad("not a picture of a known format, or its first bytes are damaged")
     except MemoryError:
         return Bad("not enough memory to decode it", lasting=False)
     except Exception as error:
         # Damaged bytes make the decoders raise almost anything: OSError, SyntaxError,
         # struct.error, zlib.error, KeyError. All of it is a finding about this file.
-        return Bad(str(error) or type(error).__name__)
+        return Bad(" ".join(str(error).split()) or type(error).__name__)
     return Picture(pixels, hashlib.sha256(data).hexdigest())
 
 
 def _pixels(image: Image.Image, bounds: Bounds) -> np.ndarray:
     width, height = image.size
     short, long = min(width, height), max(width, height)
+    if not short:
+        raise ValueError("it has no pixels")
     kept = min(long, max(short, int(short * bounds.max_aspect)))
     scale = min(1.0, bounds.short_side / short)
     cut = (min(width, kept), min(height, kept))
@@ -89,8 +123,11 @@ def _pixels(image: Image.Image, bounds: Bounds) -> np.ndarray:
     size = (max(1, round(cut[0] * scale)), max(1, round(cut[1] * scale)))
     if scale < 1:
         image.draft(None, (int(width * scale * 3), int(height * scale * 3)))
+    _bomb(image)
     x, y = image.size[0] / width, image.size[1] / height
     box = (left * x, top * y, (left + cut[0]) * x, (top + cut[1]) * y)
+    image.load()
+    # Read only now: a TIFF turns itself while loading, a PNG may tell after its pixels.
     turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     image = _flat(image).resize(size, Image.Resampling.BILINEAR, box=box)
     if turn is not None:
@@ -99,11 +136,23 @@ def _pixels(image: Image.Image, bounds: Bounds) -> np.ndarray:
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
+def _bomb(image: Image.Image) -> None:
+    """Refuse what would fill the memory. A JPEG counts as its decoder will shrink it.
+
+    Above twice this limit Pillow itself opens nothing.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels, and {limit:,} are the limit: "
+            "shrink it, unless it is a decompression bomb"
+        )
+
+
 def _flat(image: Image.Image) -> Image.Image:
-    """The same picture in mode L or RGB; what is transparent becomes white."""
-    if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip at 255
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    """The same picture in mode L or RGB, or F where it is grey with more than 8 bits."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_finite(np.asarray(image).astype(np.float32)))
     grey = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:
         clear = image.convert("LA" if grey else "RGBA")
@@ -111,3 +160,14 @@ def _flat(image: Image.Image) -> Image.Image:
         page.paste(clear.convert(page.mode), mask=clear.getchannel("A"))
         return page
     return image.convert("L" if grey else "RGB")
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Float pictures mark missing places by NaN: these become the picture's lowest value."""
+    good = np.isfinite(values)
+    if good.all():
+        return values
+    if not good.any():
+        raise ValueError("none of its values is finite")
+    low, high = values[good].min(), values[good].max()
+    return np.nan_to_num(values, nan=low, posinf=high, neginf=low)

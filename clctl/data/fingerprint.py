@@ -23,14 +23,20 @@ def of_files(named: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
-def of_set(parts: Mapping[str, tuple[str, Tensor | None]], classes: Sequence[str] | None) -> str:
+def of_set(
+    parts: Mapping[str, tuple[str, Tensor | None]],
+    classes: Sequence[str] | None,
+    window: tuple[float, float] | None = None,
+) -> str:
     """sha256 hex of a whole set.
 
     Args:
         parts: Split name -> (hash of its content, labels int64 [N] or None).
         classes: Class names in the order of the labels.
+        window: The values that became 0 and 255, where pictures had more than 8 bits.
     """
-    digest = hashlib.sha256(json.dumps(["clctl/data/1", classes]).encode())
+    scale = [] if window is None else [window]
+    digest = hashlib.sha256(json.dumps(["clctl/data/1", classes, *scale]).encode())
     for name in sorted(parts):
         content, labels = parts[name]
         digest.update(json.dumps([name, content, labels is not None]).encode())

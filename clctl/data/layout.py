@@ -1,11 +1,13 @@
 """Splits and classes as the folders' names tell them. Works on names alone."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from clctl.console import Exit, Problem
+from clctl.data.plausible import doubt
+from clctl.data.words import few, span
 
 SPLITS = {
     "train": "train",
@@ -19,6 +21,7 @@ SPLITS = {
 Mode = Literal["auto", "folders", "none"]
 
 _MEND = "--set data.labels=none to train without labels"
+_FOLDERS = "--set data.labels=folders takes them"
 
 
 @dataclass
@@ -40,22 +43,27 @@ class Layout:
         classes: Class names in the order of the labels, or None.
         labels_from: How labels were found, or why there are none.
         notes: What else the user should know.
+        rest: Pictures of train without a label, beside those with one in `parts`.
     """
 
     parts: list[Part]
     classes: tuple[str, ...] | None
     labels_from: str
     notes: list[str] = field(default_factory=list)
+    rest: Part | None = None
 
 
 def layout(names: Sequence[str], mode: Mode) -> Layout:
     """Splits and labels of pictures with these names (relative, forward slashes).
 
+    The topmost folder is the class, of whatever lies below it. With "auto" only folders that
+    look like classes are taken for them (`plausible`).
+
     Raises:
         Problem: If labels="folders" cannot be had, two folders claim one split, or a split
             holds a class that train does not.
     """
-    parts, notes = _splits(names)
+    parts, notes = split_folders(names)
     if mode == "none":
         return Layout(parts, None, "labels are not used (data.labels is none)", notes)
     train = parts[0]
@@ -67,7 +75,11 @@ def layout(names: Sequence[str], mode: Mode) -> Layout:
                 f"data.labels is folders, but {obstacle}", Exit.DATA, "data.no-class-folders", _MEND
             )
         return Layout(parts, None, f"no labels: {obstacle}", notes)
-    classes = tuple(sorted({top for top in tops["train"] if top is not None}))
+    counts = Counter(top for top in tops["train"] if top is not None)
+    if mode == "auto" and (why := doubt(counts)) is not None:
+        return Layout(parts, None, f"no labels: {why}; {_FOLDERS}", notes)
+    classes = tuple(sorted(counts))
+    notes += _nested([names[row] for row in train.rows], train.folder)
     number = {name: i for i, name in enumerate(classes)}
     for part in parts:
         reason = _foreign(part, tops[part.split], classes)
@@ -79,19 +91,18 @@ def layout(names: Sequence[str], mode: Mode) -> Layout:
             notes.append(f"{reason}, so it has no labels and gives no score")
     where = f"{train.folder}/" if train.folder else "the data's own folder"
     words = (
-        f"labels are the folders in {where}: {len(classes)} classes ({few(classes)}); "
-        "if they are no classes, --set data.labels=none"
+        f"labels are the folders in {where}: {len(classes)} classes ({few(classes)}) of "
+        f"{span(counts.values())} pictures; if they are no classes, --set data.labels=none"
     )
     return Layout(parts, classes, words, notes)
 
 
-def few(names: Sequence[str], limit: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def split_folders(names: Sequence[str]) -> tuple[list[Part], list[str]]:
+    """The parts that train/, val/ and test/ make, without labels, and notes on the rest.
 
-
-def _splits(names: Sequence[str]) -> tuple[list[Part], list[str]]:
+    Raises:
+        Problem: If two folders claim one split.
+    """
     tops: dict[str | None, list[int]] = defaultdict(list)
     for row, name in enumerate(names):
         tops[_top(name, "")].append(row)
@@ -163,6 +174,22 @@ def _foreign(part: Part, tops: list[str | None], classes: tuple[str, ...]) -> st
             f"give both the same class folders, or {_MEND}",
         )
     return None
+
+
+def _nested(names: Sequence[str], folder: str) -> list[str]:
+    """A note where a class is made of several folders, or of a folder beside pictures."""
+    inside: dict[str, set[str | None]] = defaultdict(set)
+    for name in names:
+        top = _top(name, folder)
+        if top is not None:
+            inside[top].add(_top(name, f"{folder}/{top}" if folder else top))
+    mixed = sorted(top for top, inner in inside.items() if len(inner) > 1)
+    if not mixed:
+        return []
+    top = mixed[0]
+    inner = min(name for name in inside[top] if name is not None)
+    where = f" (such folders are in {len(mixed)} classes)" if len(mixed) > 1 else ""
+    return [f"folders below a class belong to it: {top}/{inner} is {top}{where}"]
 
 
 def _top(name: str, folder: str) -> str | None:

@@ -12,18 +12,23 @@ from clctl.console import Exit, Problem
 from clctl.images import DataSet, Images, Split
 
 
-def load(config: Any, view_size: int, talk: Callable[[str], None]) -> DataSet:
+def load(
+    config: Any, view_size: int, talk: Callable[[str], None], download: bool = False
+) -> DataSet:
     """The data set of a `data:` section.
 
     Args:
         config: The `Config` of a source.
         view_size: Side of the views in pixels; a source need not keep much more.
         talk: Takes lines for people.
+        download: Whether a source that can `fetch` what is not there may do so.
 
     Raises:
         Problem: If the data is missing, damaged or malformed.
     """
     source = import_module(f"clctl.data.sources.{config.name}")
+    if download and hasattr(source, "fetch"):
+        source.fetch(config, talk)
     return source.load(config, view_size, talk)
 
 

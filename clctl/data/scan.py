@@ -2,13 +2,16 @@
 
 import os
 import stat
+import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from clctl.console import Exit, Problem
-from clctl.data.decode import SUFFIXES
+from clctl.data.decode import HEIC, suffixes
 
+HEARTBEAT = 5.0  # seconds between lines of talk
 SYSTEM = ("lost+found", "__MACOSX")  # left by file systems and archives; never pictures
 
 
@@ -43,12 +46,32 @@ class Found:
         more = f" and {sum(n for _, n in rows[8:])} more" if rows[8:] else ""
         return ", ".join(f"{n} {suffix}" for suffix, n in rows[:8]) + more
 
+    def remarks(self) -> list[str]:
+        """What was not read, in sentences; what a package would open stands for itself."""
+        apple = {suffix: n for suffix, n in self.others.items() if suffix in HEIC}
+        rest = {suffix: n for suffix, n in self.others.items() if suffix not in HEIC}
+        said = [
+            f"{Found((), apple).others_in_words()} ignored: {INSTALL}" if apple else "",
+            f"not read: {Found((), rest).others_in_words()}" if rest else "",
+        ]
+        return [line for line in said if line]
 
-def scan(folder: str) -> Found:
+
+INSTALL = "pip install 'clctl[heic]'"
+
+
+def scan(
+    folder: str, talk: Callable[[str], None] = lambda line: None, but: tuple[str, ...] = ()
+) -> Found:
     """Find pictures under `folder` by suffix, at any depth; hidden files and folders are left out.
 
     Linked folders are followed once real ones are read, each folder once and never one that
     holds `folder` itself, so that links in a circle end. Only regular files count.
+
+    Args:
+        folder: Where to look.
+        talk: Takes lines for people.
+        but: Absolute paths of files that are known and not counted.
 
     Raises:
         Problem: If `folder` or a folder below it cannot be read, or holds no picture.
@@ -62,12 +85,44 @@ def scan(folder: str) -> Found:
         raise Problem(f"{folder} is not a folder", Exit.DATA, "data.not-a-folder")
     files: list[File] = []
     others: Counter[str] = Counter()
-    resolved = root.resolve()
-    seen = {_identity(os.stat(place)) for place in resolved.parents}
+    wanted, told = suffixes(), time.monotonic()
+    for entry, name, status in _walk(root, others):
+        if status is None:
+            others["broken links"] += 1
+        elif not stat.S_ISREG(status.st_mode):
+            others["pipes, sockets or devices"] += 1
+        elif (suffix := os.path.splitext(name)[1].lower()) in wanted:
+            files.append(File(entry.path, _text(name), status.st_size, status.st_mtime_ns))
+        elif entry.path not in but:
+            others[_text(suffix) or "without suffix"] += 1
+        if time.monotonic() - told > HEARTBEAT:
+            told = time.monotonic()
+            talk(f"found {len(files):,} pictures so far under {folder}")
+    found = Found(tuple(sorted(files, key=lambda file: file.name)), dict(others))
+    if not files:
+        what = found.others_in_words() or "nothing"
+        apple = any(suffix in HEIC for suffix in others)
+        raise Problem(
+            f"no picture under {folder} (found: {what}; pictures are {' '.join(wanted)})",
+            Exit.DATA,
+            "data.no-pictures",
+            INSTALL if apple else "give a folder with pictures, at any depth",
+        )
+    return found
+
+
+def _walk(
+    root: Path, others: Counter[str]
+) -> Iterator[tuple[os.DirEntry[str], str, os.stat_result | None]]:
+    """All that is no folder: the entry, its path below `root`, its status (None: a broken link)."""
+    seen = {_identity(os.stat(place)) for place in root.resolve().parents}
     waiting, linked = deque([(str(root), "")]), deque[tuple[str, str]]()
     while waiting or linked:
         place, prefix = (waiting or linked).popleft()
-        identity = _identity(os.stat(place))
+        try:
+            identity = _identity(os.stat(place))
+        except OSError as error:
+            raise _unreadable(place, error) from error
         if identity in seen:
             others["links to folders already read"] += 1
             continue
@@ -75,27 +130,11 @@ def scan(folder: str) -> Found:
         for entry in _entries(place):
             name = f"{prefix}{entry.name}"
             status = _status(entry)
-            if status is None:
-                others["broken links"] += 1
-            elif stat.S_ISDIR(status.st_mode):
+            if status is not None and stat.S_ISDIR(status.st_mode):
                 queue = linked if entry.is_symlink() else waiting
                 queue.append((entry.path, f"{name}/"))
-            elif not stat.S_ISREG(status.st_mode):
-                others["pipes, sockets or devices"] += 1
-            elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
-                files.append(File(entry.path, _text(name), status.st_size, status.st_mtime_ns))
             else:
-                others[_text(suffix) or "without suffix"] += 1
-    found = Found(tuple(sorted(files, key=lambda file: file.name)), dict(others))
-    if not files:
-        what = found.others_in_words() or "nothing"
-        raise Problem(
-            f"no .jpg, .jpeg or .png picture under {folder} (found: {what})",
-            Exit.DATA,
-            "data.no-pictures",
-            "give a folder with pictures, at any depth",
-        )
-    return found
+                yield entry, name, status
 
 
 def _entries(place: str) -> list[os.DirEntry[str]]:
@@ -108,7 +147,10 @@ def _entries(place: str) -> list[os.DirEntry[str]]:
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Status of what an entry leads to, or None where a link leads nowhere or in a circle."""
+    """Status of what an entry leads to, or None for a link that leads nowhere or in a circle.
+
+    A file that was removed since its folder was read counts as such a link.
+    """
     try:
         return entry.stat()
     except FileNotFoundError:
@@ -120,11 +162,14 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 
 def _unreadable(place: str, error: OSError) -> Problem:
+    gone = isinstance(error, FileNotFoundError)
     return Problem(
-        f"{place} cannot be read: {error.strerror}",
+        f"{place} cannot be read: {error.strerror}" + (", as of a moment ago" if gone else ""),
         Exit.DATA,
         "data.unreadable-folder",
-        "make it readable, or move it elsewhere",
+        "start again once nothing is written there"
+        if gone
+        else "make it readable, or move it elsewhere",
     )
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from clctl.method import Encoder
-from clctl.recipe.section import Conflict, Count, Section
+from clctl.recipe.section import Conflict, Count, Section, Weights
 
 if TYPE_CHECKING:
     from clctl.recipe.sections import Recipe
@@ -30,13 +30,16 @@ class ViTConfig(Section):
 
     pool: features are the class token, or the mean over the patches, after the last norm.
     drop_path: share of samples that skip the last block in training; it grows from 0 at the first.
-    frozen_patch: the patch projection keeps its random weights.
+    frozen_patch: the patch projection keeps its first weights.
+    weights: what training starts from: imagenet, timm's public weights of patch 16 at 224 px, or
+    a .safetensors file with the keys of timm or clctl; null draws them.
     """
 
     patch: Count = 16
     pool: Literal["cls", "mean"] = "cls"
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     frozen_patch: bool = False
+    weights: Weights | None = None
 
     def made(self, size: int, width: int) -> "ViT":
         """Freshly drawn weights for views of `size` pixels."""
@@ -146,13 +149,23 @@ class ViT(Encoder):
         """`pos_embed` for a grid: bicubic, without antialiasing, the class token's as it is."""
         if (height, width) == (self.grid, self.grid):
             return self.pos_embed
-        start, grid = self.pos_embed.split([1, self.grid**2], dim=1)
-        # As two matrix products, for the gradient of `interpolate` varies from run to run on CUDA.
-        with torch.autocast(grid.device.type, enabled=False):
-            rows, columns = (_bicubic(self.grid, n, grid) for n in (height, width))
-            lines = (rows @ grid.reshape(self.grid, -1)).reshape(height, self.grid, -1)
-            grid = columns @ lines  # [height, width, channels]
-        return torch.cat([start, grid.reshape(1, height * width, -1)], dim=1)
+        return resampled(self.pos_embed, self.grid, height, width)
+
+
+def resampled(positions: Tensor, grid: int, height: int, width: int | None = None) -> Tensor:
+    """Positions [1, 1 + grid^2, C] for another grid, [1, 1 + height * width, C]; bicubic.
+
+    Args:
+        width: Of the new grid, its height unless given.
+    """
+    width = height if width is None else width
+    start, old = positions.split([1, grid**2], dim=1)
+    # As two matrix products, for the gradient of `interpolate` varies from run to run on CUDA.
+    with torch.autocast(old.device.type, enabled=False):
+        rows, columns = (_bicubic(grid, n, old) for n in (height, width))
+        lines = (rows @ old.reshape(grid, -1)).reshape(height, grid, -1)
+        new = columns @ lines  # [height, width, channels]
+    return torch.cat([start, new.reshape(1, height * width, -1)], dim=1)
 
 
 class Block(nn.Module):

@@ -4,15 +4,18 @@ Source: the basic block of He et al. 2016, arXiv:1512.03385, one per stage.
 Differs: widths 16 to 128, and a 3x3 stem of stride 2 without max-pool.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal, final
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
 from clctl.encoders._norm import Norm, layer
 from clctl.method import Encoder
-from clctl.recipe.section import Count, Section
+from clctl.recipe.section import Conflict, Count, Section, Weights
+
+if TYPE_CHECKING:
+    from clctl.recipe.sections import Recipe
 
 
 @final
@@ -20,11 +23,13 @@ class Config(Section):
     """width: channels of the first stage; the features are eight times as many.
 
     norm: batch, or group, whose output for an image depends on no other image.
+    weights: a .safetensors file of clctl that training starts from; null draws them.
     """
 
     name: Literal["resnet_small"] = "resnet_small"
     width: Count = 16
     norm: Norm = "batch"
+    weights: Weights | None = None
 
     def build(self, size: int) -> "ResNetSmall":
         """Freshly drawn weights for views of any size."""
@@ -33,6 +38,15 @@ class Config(Section):
     def facts(self, size: int) -> dict[str, Any]:
         """What was settled when the encoder was built, for the log and for export."""
         return {"stem": "3x3, stride 2", "norm": self.norm}
+
+    def conflicts(self, recipe: "Recipe") -> Iterable[Conflict]:
+        """Public weights, which nobody has."""
+        if self.weights == "imagenet":
+            yield Conflict(
+                "encoder.weights",
+                "resnet_small has no public ImageNet weights",
+                "take encoder resnet18, or leave out encoder.weights",
+            )
 
 
 @final

@@ -1,6 +1,6 @@
 """Any model of timm as timm/<name>, such as timm/convnext_atto; needs clctl[timm].
 
-Differs: weights are drawn fresh, as timm draws them; none are downloaded.
+Differs: weights are drawn fresh, as timm draws them; public ones only by `weights: imagenet`.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from clctl.console import Exit, Problem
 from clctl.method import Encoder
-from clctl.recipe.section import Conflict, Section
+from clctl.recipe.section import Conflict, Section, Weights
 
 if TYPE_CHECKING:
     from clctl.recipe.sections import Recipe
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
 @final
 class Config(Section):
-    """name: timm/ and a name of `timm.list_models()`, without the tag of pretrained weights."""
+    """name: timm/ and a name of `timm.list_models()`, without the tag of pretrained weights.
+
+    weights: what training starts from: imagenet, the weights that timm has first for this name,
+    or a .safetensors file with timm's keys; null draws them.
+    """
 
     name: Annotated[str, Field(pattern=r"^timm/[A-Za-z0-9_]+$")]
+    weights: Weights | None = None
 
     @property
     def model(self) -> str:

@@ -4,14 +4,15 @@ import importlib
 import importlib.util
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clctl.console import Exit, Problem
+from clctl.export._scores import Row
 from clctl.recipe import plugins, words
-from clctl.store import documents, reading
+from clctl.store import documents
 from clctl.store.reference import KEY
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Subject:
         size: Side in pixels of the pictures that it takes.
         mean, std: Of each channel, in units of full white.
         about: Provenance as JSON: what makes a file of ours a CKPT, with the recipe.
+        scores: Of these weights, for the card.
+        versions: Of what trained them, by name, for the card.
     """
 
     name: str
@@ -46,6 +49,25 @@ class Subject:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     about: dict[str, Any]
+    scores: tuple[Row, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How a picture becomes the encoder's input, float32 [N, 3, size, size] in RGB, in full."""
+        return {
+            "orientation": "as EXIF says",
+            "transparency": "over white",
+            "grey": "three equal channels",
+            "crop": "largest centred square",
+            "crop_corner": "round((side - square) / 2), halves to even",
+            "size": self.size,
+            "interpolation": "bilinear, antialiased",
+            "rounding": "to whole levels of 255 where the picture shrinks, none where it grows",
+            "range": [0, 1],
+            "mean": self.mean,
+            "std": self.std,
+        }
 
     def metadata(self, evaluated: str = "") -> dict[str, str]:
         """Provenance and preprocessing as text, for the metadata of a file.
@@ -53,15 +75,8 @@ class Subject:
         Args:
             evaluated: What its keys start with, before a dot, in the file; empty for nothing.
         """
-        preprocessing = {
-            "crop": "largest centred square",
-            "size": self.size,
-            "interpolation": "bilinear, antialiased",
-            "range": [0, 1],
-            "mean": self.mean,
-            "std": self.std,
-        }
-        entries = {KEY: {**self.about, "evaluated": evaluated}, "preprocessing": preprocessing}
+        about = {**self.about, "evaluated": evaluated}
+        entries = {KEY: about, "preprocessing": self.preprocessing}
         return {key: documents.encode(value, None).decode() for key, value in entries.items()}
 
 
@@ -71,7 +86,9 @@ def targets() -> list[str]:
 
 
 def module(target: str) -> ModuleType:
-    """The module of a target: its `refusal`, `write`, `outputs` and `paste`.
+    """The module of a target: WEIGHTS, LOADED, `refusal`, `config`, `save`, `outputs`, `paste`.
+
+    WEIGHTS is the name of its file in the folder, LOADED of what the other tool is given.
 
     Raises:
         Problem: Exit.USAGE if there is no such target.
@@ -112,7 +129,7 @@ def verify(target: str, path: Path, subject: Subject, x: "Tensor") -> float:
     """Largest absolute difference between the encoder and what was written; inf if not finite.
 
     Args:
-        path: What the target's `write` gave.
+        path: The folder of the export.
         x: float32 [N, 3, size, size], normalised.
     """
     import torch
@@ -123,24 +140,6 @@ def verify(target: str, path: Path, subject: Subject, x: "Tensor") -> float:
         raise AssertionError(f"{target} gives {list(theirs.shape)}, not {list(ours.shape)}")
     difference = (ours - theirs).abs().max().item()
     return difference if math.isfinite(difference) else math.inf
-
-
-def claim(path: Path, ours: bool) -> None:
-    """Go on if nothing is lost by writing to `path`.
-
-    Args:
-        ours: Whether what is there, if anything, is an earlier export.
-
-    Raises:
-        Problem: Exit.EXISTS.
-    """
-    if reading.exists(path) and not ours:
-        raise Problem(
-            f"{path} is there and was not written by clctl export",
-            Exit.EXISTS,
-            "export.exists",
-            "move it away, or give another --out",
-        )
 
 
 def need(extra: str, *modules: str) -> None:

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clctl.console import Exit, Problem
-from clctl.export._subject import Subject, claim, need
+from clctl.export._subject import Subject, need
 from clctl.rng import generator
-from clctl.store import files, reading
-from clctl.store.reference import KEY
+from clctl.store import files
 
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor
 
+WEIGHTS = LOADED = "model.onnx"
 BATCHES = (1, 3, 17)
 TOLERANCE = 1e-3  # of features, relative to the largest of them
 
@@ -29,32 +29,34 @@ def refusal(subject: Subject) -> str | None:
     return None
 
 
-def write(subject: Subject, folder: Path) -> Path:
-    """Write `<name>.onnx`, once onnxruntime was seen to compute what torch computes.
+def config(subject: Subject) -> dict[str, Any]:
+    """What config.json says besides: the ends of the graph."""
+    ends = {"image": ["batch", 3, subject.size, subject.size]}
+    return {"inputs": ends, "outputs": {"features": ["batch", subject.encoder.width]}}
+
+
+def save(subject: Subject, path: Path) -> None:
+    """Write the graph, once onnxruntime was seen to compute what torch computes.
 
     Raises:
-        Problem: Exit.USAGE if the extra is not installed, Exit.GATE if the sides differ,
-            Exit.EXISTS if something else is in its place; Exit.RESOURCES from the disk.
+        Problem: Exit.USAGE if the extra is not installed, Exit.GATE if the sides differ;
+            Exit.RESOURCES from the disk.
     """
     need("onnx", "onnx", "onnxscript", "onnxruntime")
-    path = folder / f"{subject.name}.onnx"
-    claim(path, ours=_ours(path))
     model = _traced(subject)
     data = model.SerializeToString(deterministic=True)
     _check(model, data, subject)
-    files.make(folder)
     files.write(path, data)
-    return path
 
 
-def outputs(path: Path, subject: Subject, x: "Tensor") -> "Tensor":
+def outputs(folder: Path, subject: Subject, x: "Tensor") -> "Tensor":
     """Features [N, width] of x [N, 3, size, size] from onnxruntime.
 
     Raises:
         Problem: Exit.USAGE if onnxruntime is not installed.
     """
     need("onnx", "onnxruntime")
-    return _run(_session(str(path)), x)
+    return _run(_session(str(folder / WEIGHTS)), x)
 
 
 def paste(subject: Subject, path: Path) -> str:
@@ -143,16 +145,3 @@ def _run(session: Any, x: "Tensor") -> "Tensor":
     import torch
 
     return torch.from_numpy(session.run(["features"], {"image": x.contiguous().numpy()})[0])
-
-
-def _ours(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load_model_from_string(reading.content(path, limit=2 << 30))
-    except DecodeError:
-        return False
-    return any(entry.key == KEY for entry in model.metadata_props)

@@ -10,6 +10,7 @@ from clctl.recipe import plugins
 if TYPE_CHECKING:
     from torch import Tensor
 
+WEIGHTS = LOADED = "model.safetensors"
 _PREFIX = "encoder"
 
 
@@ -18,25 +19,26 @@ def refusal(subject: Subject) -> str | None:
     return None
 
 
-def write(subject: Subject, folder: Path) -> Path:
-    """Write `<name>.safetensors`.
+def config(subject: Subject) -> dict[str, Any]:
+    """What config.json says besides: where the encoder's tensors are in the file."""
+    return {"key_prefix": f"{_PREFIX}."}
 
-    Raises:
-        Problem: Exit.EXISTS if another file is in its place; Exit.RESOURCES from the disk.
-    """
-    path = folder / f"{subject.name}.safetensors"
+
+def save(subject: Subject, path: Path) -> None:
+    """Write the file of weights."""
     _weights.save(path, subject, _PREFIX)
-    return path
 
 
-def outputs(path: Path, subject: Subject, x: "Tensor") -> "Tensor":
+def outputs(folder: Path, subject: Subject, x: "Tensor") -> "Tensor":
     """Features [N, width] of x [N, 3, size, size] from a new encoder with the file's weights."""
     import torch
     from safetensors.torch import load_file
 
     config = plugins.config("clctl.encoders", subject.architecture)
     encoder = config(**_settings(subject)).build(subject.size).eval()
-    state = {key.removeprefix(f"{_PREFIX}."): value for key, value in load_file(path).items()}
+    state = {
+        key.removeprefix(f"{_PREFIX}."): value for key, value in load_file(folder / WEIGHTS).items()
+    }
     encoder.load_state_dict(state)
     with torch.inference_mode():
         return encoder(x)

@@ -5,21 +5,16 @@ Differs: timm's own transform, which the config describes, resizes before it cro
 paste crop first, as evaluation does, and may differ from it by a pixel at the border.
 """
 
-import secrets
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clctl.console import Exit, Problem
 from clctl.export import _weights
-from clctl.export._subject import RESNETS, VITS, Subject, admit, claim, need, picture
-from clctl.store import documents, files, reading
-from clctl.store.reference import KEY
+from clctl.export._subject import RESNETS, VITS, Subject, need, picture
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CONFIG, _MODEL = "config.json", "model.safetensors"
+WEIGHTS, LOADED = "model.safetensors", ""  # timm takes the folder
 
 
 def refusal(subject: Subject) -> str | None:
@@ -36,37 +31,30 @@ def refusal(subject: Subject) -> str | None:
     return None
 
 
-def write(subject: Subject, folder: Path) -> Path:
-    """Write the folder `<name>-timm`, the whole of it or nothing; timm itself is not needed.
-
-    Raises:
-        Problem: Exit.USAGE if timm lacks the encoder, Exit.EXISTS if something else is in its
-            place; Exit.RESOURCES from the disk.
-    """
-    admit("timm", subject)
-    path = folder / f"{subject.name}-timm"
-    claim(path, ours=_ours(path))
-    files.make(folder)
-    draft, old = _hidden(path), _hidden(path)
-    try:
-        files.make(draft)
-        _weights.save(draft / _MODEL, subject)
-        files.write(draft / _CONFIG, documents.encode(_config(subject)) + b"\n")
-        if replaces := reading.exists(path):
-            files.rename(path, old)
-        files.rename(draft, path)
-    except BaseException:
-        with suppress(Problem):  # the first error is the one to tell
-            if reading.exists(old):
-                files.rename(old, path)
-            files.remove(draft)
-        raise
-    if replaces:
-        files.remove(old)
-    return path
+def config(subject: Subject) -> dict[str, Any]:
+    """What config.json says besides: timm's description of the model."""
+    return {
+        **_model(subject),
+        "num_classes": 0,
+        "pretrained_cfg": {
+            "num_classes": 0,
+            "input_size": [3, subject.size, subject.size],
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": subject.mean,
+            "std": subject.std,
+            **_layers(subject),
+        },
+    }
 
 
-def outputs(path: Path, subject: Subject, x: "Tensor") -> "Tensor":
+def save(subject: Subject, path: Path) -> None:
+    """Write the file of weights; timm itself is not needed."""
+    _weights.save(path, subject)
+
+
+def outputs(folder: Path, subject: Subject, x: "Tensor") -> "Tensor":
     """Features [N, width] of x [N, 3, size, size] from timm's own model.
 
     Raises:
@@ -76,7 +64,7 @@ def outputs(path: Path, subject: Subject, x: "Tensor") -> "Tensor":
     import timm
     import torch
 
-    model = timm.create_model(f"local-dir:{path}", pretrained=True, num_classes=0).eval()
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
     with torch.inference_mode():
         return model(x)
 
@@ -92,26 +80,6 @@ model = timm.create_model({f"local-dir:{path}"!r}, pretrained=True, num_classes=
 {picture(subject)}
 features = model(x).detach()
 """
-
-
-def _config(subject: Subject) -> dict[str, Any]:
-    """timm's description of the model, and where it comes from."""
-    return {
-        **_model(subject),
-        "num_classes": 0,
-        "num_features": subject.encoder.width,
-        "pretrained_cfg": {
-            "num_classes": 0,
-            "input_size": [3, subject.size, subject.size],
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": subject.mean,
-            "std": subject.std,
-            **_layers(subject),
-        },
-        KEY: subject.about,
-    }
 
 
 def _model(subject: Subject) -> dict[str, Any]:
@@ -139,19 +107,3 @@ def _layers(subject: Subject) -> dict[str, Any]:
         first, last = ("patch_embed.proj", "head") if name in VITS else ("conv1", "fc")
     fixed = name in VITS or "img_size" in subject.facts
     return {"fixed_input_size": fixed, "first_conv": first, "classifier": last}
-
-
-def _ours(path: Path) -> bool:
-    """Whether the folder holds an earlier export and nothing besides."""
-    if set(reading.names(path)) != {_CONFIG, _MODEL}:
-        return False
-    try:
-        return KEY in documents.read(path / _CONFIG, "checkpoint.damaged")
-    except Problem as problem:
-        if problem.exit != Exit.CHECKPOINT:
-            raise
-        return False
-
-
-def _hidden(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -1,13 +1,15 @@
 """A state dict that torchvision's ResNets load, with exactly their classifier missing."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clctl.export import _weights
-from clctl.export._subject import RESNETS, Subject, admit, picture
+from clctl.export._subject import RESNETS, Subject, picture
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+WEIGHTS = LOADED = "model.safetensors"
 
 
 def refusal(subject: Subject) -> str | None:
@@ -19,20 +21,20 @@ def refusal(subject: Subject) -> str | None:
     return None
 
 
-def write(subject: Subject, folder: Path) -> Path:
-    """Write `<name>.torchvision.safetensors`.
+def config(subject: Subject) -> dict[str, Any]:
+    """What config.json says besides: the model to build, and what differs from it."""
+    stem = (
+        {"conv1": "3x3, stride 1, padding 1, no bias", "maxpool": None} if _small(subject) else {}
+    )
+    return {"model": subject.architecture, "replaced": {**stem, "fc": None}}
 
-    Raises:
-        Problem: Exit.USAGE if torchvision lacks the encoder, Exit.EXISTS if another file is in
-            its place; Exit.RESOURCES from the disk.
-    """
-    admit("torchvision", subject)
-    path = folder / f"{subject.name}.torchvision.safetensors"
+
+def save(subject: Subject, path: Path) -> None:
+    """Write the file of weights."""
     _weights.save(path, subject)
-    return path
 
 
-def outputs(path: Path, subject: Subject, x: "Tensor") -> "Tensor":
+def outputs(folder: Path, subject: Subject, x: "Tensor") -> "Tensor":
     """Features [N, width] of x [N, 3, size, size] from torchvision's own model."""
     import torch
     import torchvision
@@ -43,7 +45,7 @@ def outputs(path: Path, subject: Subject, x: "Tensor") -> "Tensor":
         model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
         model.maxpool = torch.nn.Identity()
     model.fc = torch.nn.Identity()
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(load_file(folder / WEIGHTS))
     with torch.inference_mode():
         return model(x)
 

@@ -12,7 +12,7 @@ Against collapse: centering and sharpening of the teacher
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
@@ -23,14 +23,18 @@ from clctl.method import Batch, Clock, Encoder, Method, Scale, Step, watched
 from clctl.nn.crops import by_size
 from clctl.nn.mlp import mlp
 from clctl.nn.momentum import cosine, follow, teacher_of
-from clctl.nn.prototypes import Prototypes
+from clctl.nn.prototypes import Prototypes, number, told
 from clctl.recipe.section import Conflict, Positive, Share, Widths
 from clctl.recipe.sections import Objective, Recipe
 
+PUBLISHED = 65536  # the paper's number for ImageNet
+
 
 class Config(Objective):
-    """projector: widths of its layers, output last; prototypes: entries of the distributions.
+    """projector: widths of its layers, output last.
 
+    prototypes: entries of the distributions; auto is the published 65,536, or a quarter of the
+    training set.
     norm: batch norm in the projector (for ResNets); student_temperature: of the student;
     teacher_temperature: of the teacher, reached linearly from teacher_temperature_start over
     teacher_warmup epochs; momentum: of the teacher at step 0, it rises to 1 on half a cosine;
@@ -41,7 +45,7 @@ class Config(Objective):
     most: ClassVar[int | None] = None
     name: Literal["dino"] = "dino"
     projector: Widths = (2048, 2048, 256)
-    prototypes: Annotated[int, Field(ge=2)] = 65536
+    prototypes: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
     norm: bool = False
     student_temperature: Positive = 0.1
     teacher_temperature: Positive = 0.04
@@ -58,7 +62,7 @@ class Config(Objective):
 
     def build(self, encoder: Encoder, scale: Scale) -> "DINO":
         """The method around an encoder with freshly drawn heads."""
-        return DINO(self, encoder)
+        return DINO(self, encoder, scale.images)
 
 
 @final
@@ -68,17 +72,18 @@ class DINO(Method):
     evaluated = "teacher.encoder"
     center: Tensor
 
-    def __init__(self, config: Config, encoder: Encoder) -> None:
+    def __init__(self, config: Config, encoder: Encoder, images: int | None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.images = config, images
         self.encoder = encoder
         widths = (encoder.width, *config.projector)
         self.projector = mlp(*widths, norm=config.norm, activation=nn.GELU)
-        self.prototypes = Prototypes(config.projector[-1], config.prototypes)
+        count = number(config.prototypes, PUBLISHED, images)
+        self.prototypes = Prototypes(config.projector[-1], count)
         self.teacher = teacher_of(
             encoder=self.encoder, projector=self.projector, prototypes=self.prototypes
         )
-        self.register_buffer("center", torch.zeros(config.prototypes))
+        self.register_buffer("center", torch.zeros(count))
 
     def forward(self, batch: Batch, clock: Clock) -> Step:
         views, config = batch.views, self.config
@@ -118,4 +123,7 @@ class DINO(Method):
         self.center.copy_(update_center(self.center, mean, self.config.center_momentum))
 
     def chance(self, batch: int) -> float:
-        return math.log(self.config.prototypes)
+        return math.log(len(self.prototypes.weight))
+
+    def facts(self) -> dict[str, Any]:
+        return {"prototypes": told(len(self.prototypes.weight), self.images)}

@@ -25,17 +25,19 @@ from clctl.losses import sinkhorn, swapped_prediction
 from clctl.method import Batch, Clock, Encoder, Method, Scale, Step, watched
 from clctl.nn.crops import by_size
 from clctl.nn.mlp import mlp
-from clctl.nn.prototypes import Prototypes
+from clctl.nn.prototypes import Prototypes, number, told
 from clctl.nn.queue import Queue, length
 from clctl.recipe.section import Conflict, Count, Positive, Widths
 from clctl.recipe.sections import Objective, Recipe
 
 PUBLISHED = 3840  # App. A, for small batches
+CLUSTERS = 3000  # the paper's number for ImageNet
 
 
 class Config(Objective):
-    """projector: widths of its layers, output last; prototypes: clusters.
+    """projector: widths of its layers, output last.
 
+    prototypes: clusters; auto is the published 3,000, or a quarter of the training set.
     temperature: of the predictions; epsilon, iterations: of Sinkhorn; freeze_epochs: epochs in
     which prototypes stand still; queue: past projections of each of the two views that join the
     assignment; auto is the published 3,840, or the largest multiple of the batch up to half of
@@ -46,7 +48,7 @@ class Config(Objective):
     most: ClassVar[int | None] = None
     name: Literal["swav"] = "swav"
     projector: Widths = (2048, 128)
-    prototypes: Annotated[int, Field(ge=2)] = 3000
+    prototypes: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
     temperature: Positive = 0.1
     epsilon: Positive = 0.05
     iterations: Count = 3
@@ -62,19 +64,20 @@ class Config(Objective):
     def build(self, encoder: Encoder, scale: Scale) -> "SwAV":
         """The method around an encoder with freshly drawn heads."""
         size = length(self.queue, PUBLISHED, scale.batch, scale.images) if self.queue else 0
-        return SwAV(self, encoder, size)
+        return SwAV(self, encoder, size, scale.images)
 
 
 @final
 class SwAV(Method):
     """Encoder, projector and prototypes."""
 
-    def __init__(self, config: Config, encoder: Encoder, size: int) -> None:
+    def __init__(self, config: Config, encoder: Encoder, size: int, images: int | None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.images = config, images
         self.encoder = encoder
         self.projector = mlp(encoder.width, *config.projector)
-        self.prototypes = Prototypes(config.projector[-1], config.prototypes)
+        count = number(config.prototypes, CLUSTERS, images)
+        self.prototypes = Prototypes(config.projector[-1], count)
         self.queues = nn.ModuleList(
             Queue(size, config.projector[-1]) for _ in range(2 * (size > 0))
         )
@@ -120,9 +123,10 @@ class SwAV(Method):
             queue.push(gather(z.contiguous()))
 
     def chance(self, batch: int) -> float:
-        return math.log(self.config.prototypes)
+        return math.log(len(self.prototypes.weight))
 
     def facts(self) -> dict[str, Any]:
         size = len(self.queues[0].get_buffer("items")) if self.queues else 0
         start = self.config.queue_from
-        return {"queue": f"{size:,} projections a view, from epoch {start}"} if size else {}
+        queue = {"queue": f"{size:,} projections a view, from epoch {start}"} if size else {}
+        return {**queue, "prototypes": told(len(self.prototypes.weight), self.images)}

@@ -1,4 +1,6 @@
-"""Prototypes: K directions, to each of which a vector has a cosine."""
+"""Prototypes: K directions, to each of which a vector has a cosine, and how many they are."""
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,3 +29,22 @@ class Prototypes(nn.Module):
     def renormalise(self) -> None:
         """Put the prototypes back onto the sphere, so that their rate of turning stays the same."""
         self.weight.copy_(F.normalize(self.weight, dim=1))
+
+
+def number(asked: int | Literal["auto"], published: int, images: int | None) -> int:
+    """How many prototypes.
+
+    Args:
+        asked: Of the recipe; "auto" is `published`, or a quarter of the training set where that is
+            less, so that a prototype can stand for four images; two at least.
+        images: Size of the training set, None if not known.
+    """
+    if asked != "auto":
+        return asked
+    return published if images is None else min(published, max(images // 4, 2))
+
+
+def told(count: int, images: int | None) -> str:
+    """The number for the log, with a warning where most prototypes can have no image."""
+    crowd = images is not None and count > images
+    return f"{count:,}" + (f", more than the {images:,} images: auto would suit" if crowd else "")

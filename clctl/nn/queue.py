@@ -58,6 +58,6 @@ def length(asked: int | Literal["auto"], published: int, batch: int, images: int
             f"method.queue {asked:,} is longer than the training set of {images:,} images",
             Exit.RECIPE,
             "recipe.queue",
-            f"--set method.queue={fitting}, or auto",
+            f"--set method.queue={min(fitting, images)}, or auto",
         )
     return asked

@@ -13,6 +13,7 @@ _BESIDE = (
     "checkpoint",
     "report",
 )  # they name and watch a run, and leave its weights alone
+_PLACES = ("path", "root", "verify")  # of data: where it lies and how it is checked, not what it is
 _ABSENT = object()
 
 
@@ -27,11 +28,16 @@ def weights_part(recipe: Recipe, fingerprint: str, init: str | None) -> dict[str
     Args:
         recipe: The recipe.
         fingerprint: Of the data; it stands for the path, so that data may be moved.
-        init: Identity of the encoder that the run starts from, None for random weights.
+        init: Identity of the encoder that the run starts from, None for random weights; it
+            stands for the path of `encoder.weights`.
     """
     part = {key: value for key, value in resolved(recipe).items() if key not in _BESIDE}
-    data = {key: value for key, value in part["data"].items() if key != "path"}
-    return {**part, "data": {**data, "fingerprint": fingerprint}, "init": init}
+    data = {key: value for key, value in part["data"].items() if key not in _PLACES}
+    if str(data.get("labels", "")).lower().endswith(".csv"):
+        del data["labels"]  # a place as well; what the file says is in the fingerprint
+    encoder = {key: value for key, value in part["encoder"].items() if key != "weights"}
+    data["fingerprint"] = fingerprint
+    return {**part, "data": data, "encoder": encoder, "init": init}
 
 
 def digest(part: dict[str, Any]) -> str:

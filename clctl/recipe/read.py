@@ -20,6 +20,13 @@ from clctl.recipe.sections import Recipe
 from clctl.recipe.words import nearest
 
 MAX_SHOWN = 20
+# Section and key of a path; where it may be a word instead, what tells a path by its end.
+_PATHS = (
+    ("data", "path", ""),
+    ("data", "root", ""),
+    ("data", "labels", ".csv"),
+    ("encoder", "weights", ".safetensors"),
+)
 
 
 def packaged() -> dict[str, Path]:
@@ -113,12 +120,15 @@ def _plugins() -> dict[str, str]:
 
 
 def _anchor(tree: Node, folder: Path) -> None:
-    """Make a relative `data.path` count from `folder`."""
-    section = _mapping(tree).get("data")
-    path = _mapping(section).get("path") if section else None
-    if path is not None and isinstance(path.value, str) and path.value:
-        # Not normalised: `..` behind a link means the link's own parent.
-        path.value = str(Path(folder, os.path.expanduser(path.value)).absolute())
+    """Make the relative paths of a recipe count from `folder`: those of `_PATHS`."""
+    for name, key, ending in _PATHS:
+        section = _mapping(tree).get(name)
+        path = _mapping(section).get(key) if section else None
+        if path is None or not isinstance(path.value, str) or not path.value:
+            continue
+        if path.value.lower().endswith(ending):
+            # Not normalised: `..` behind a link means the link's own parent.
+            path.value = str(Path(folder, os.path.expanduser(path.value)).absolute())
 
 
 def point(sections: dict[str, Node], data: str) -> list[Problem]:
@@ -136,6 +146,9 @@ def point(sections: dict[str, Node], data: str) -> list[Problem]:
             path / "train.npz"
         )
         source = "arrays" if tensors else "folder"
+        if path.suffix.lower() == ".csv":  # labels of the pictures beside and below it
+            fields["labels"] = Node(str(path), place, place)
+            path = path.parent
         fields["path"] = Node(str(path), place, place)
     section = sections.get("data")
     keys = _mapping(section) if section else {}

@@ -39,7 +39,11 @@ def with_data(recipe: Recipe, data: str) -> Recipe:
         Problem: If `data` is not what a source can take.
     """
     label = f"--data {data}"
-    tree, problems = parse(json.dumps(resolved(recipe)), label)
+    document = resolved(recipe)
+    if document["data"]["name"] == "folder" and document["data"]["labels"] != "folders":
+        # How the run's own pictures were labelled, or that they were not, is no word on others.
+        del document["data"]["labels"]
+    tree, problems = parse(json.dumps(document), label)
     assert isinstance(tree.value, dict)
     sections: dict[str, Node] = tree.value
     problems += point(sections, data)

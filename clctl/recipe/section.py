@@ -13,6 +13,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]  # of layers, output last
+# Of an encoder, to start from: a word, or a file.
+Weights = Annotated[str, Field(pattern=r"^(imagenet|.+\.safetensors)$")]
 
 
 @dataclass(frozen=True)

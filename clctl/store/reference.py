@@ -1,4 +1,4 @@
-"""What a user means by CKPT: a run folder, a checkpoint folder or a file of weights."""
+"""What a user means by CKPT: a run, checkpoint or export folder, or a file of weights."""
 
 import difflib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clctl.console import Exit, Problem, Talk
-from clctl.store import checkpoint, documents, reading, tensors
+from clctl.store import checkpoint, documents, reading, sums, tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +59,8 @@ def find(reference: str, say: Callable[[str], None] | None = None) -> Found:
             return _found(path, real.parent)
         return _found(path, None)
     inside = reading.names(path)
+    if checkpoint.MODEL in inside and sums.NAME in inside:
+        return _exported(path)
     if checkpoint.MANIFEST in inside or checkpoint.MODEL in inside:
         checkpoint.verify(path)
         return _found(path / checkpoint.MODEL, path)
@@ -115,6 +117,18 @@ def match(
         "checkpoint.mismatch",
         "it may be from another encoder: see clctl inspect",
     )
+
+
+def _exported(folder: Path) -> Found:
+    """The weights in a folder of clctl export."""
+    if not sums.check(folder).get(checkpoint.MODEL, False):
+        raise Problem(
+            f"{folder / checkpoint.MODEL} is damaged: its sha256 is not the one in {sums.NAME}",
+            Exit.CHECKPOINT,
+            "checkpoint.damaged",
+            "export again",
+        )
+    return _found(folder / checkpoint.MODEL, None)
 
 
 def _found(model: Path, folder: Path | None) -> Found:

@@ -13,6 +13,8 @@ from clctl.console import Exit, Problem
 from clctl.store import disk, documents, files, reading
 from clctl.store.checkpoint import CHECKPOINTS, LOG
 
+INITIAL = "initial.safetensors"  # the weights that a run started from, where not random
+
 _held: set[int] = set()
 
 

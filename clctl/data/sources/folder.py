@@ -1,5 +1,6 @@
 """A folder of pictures, nested in any way, with class folders and splits or without."""
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable
 from math import ceil
@@ -14,6 +15,8 @@ from clctl.console import Exit, Problem
 from clctl.data import fingerprint
 from clctl.data.cache import Store, decoded
 from clctl.data.decode import Bounds
+from clctl.data.depth import PERCENTILES, Window
+from clctl.data.labels import labelled
 from clctl.data.layout import Layout, Part, layout
 from clctl.data.scan import File, scan
 from clctl.data.split import stratified
@@ -24,22 +27,29 @@ from clctl.recipe.section import Section, Share
 class Config(Section):
     """`data:` section with `name: folder`.
 
-    path: the folder; pictures are .jpg, .jpeg and .png at any depth.
+    path: the folder; pictures are .jpg, .png, .webp, .bmp, .tif, .ppm, .pgm and .gif at any depth,
+        and .heic with pip install 'clctl[heic]'.
     labels: auto takes the folders below the data (or below train/) as classes where every
-        picture lies in one; folders insists on it; none does without.
+        picture lies in one and they do not look like dates, albums or parts; folders takes them
+        however they look, or stops; none does without; a .csv with the columns path and label
+        labels pictures wherever they are.
     short_side: stored pictures are shrunk to this short side, null for twice the view's size
         (at most 256, but at least 8/7 of the view).
     max_aspect: longer pictures lose their ends.
-    bad_images: stop at files that cannot be decoded, or skip up to a share max_bad of them.
+    bad_images: stop at files that cannot be decoded and at rows of the .csv without a picture, or
+        skip up to a share max_bad of them.
+    verify: read every file at every start, to notice content that changed while size and time
+        did not.
     """
 
     name: Literal["folder"] = "folder"
     path: str
-    labels: Literal["auto", "folders", "none"] = "auto"
+    labels: Annotated[str, Field(pattern=r"^(auto|folders|none|.+\.[cC][sS][vV])$")] = "auto"
     short_side: Annotated[int, Field(ge=8)] | None = None
     max_aspect: Annotated[float, Field(ge=1)] = 1.5
     bad_images: Literal["stop", "skip"] = "stop"
     max_bad: Share = 0.05
+    verify: bool = False
 
 
 def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet:
@@ -49,19 +59,22 @@ def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet
         Problem: If there is no such folder or no picture in it, if pictures are bad, if class
             folders contradict each other, or if the store cannot be written.
     """
-    found = scan(config.path)
-    plan = layout([file.name for file in found.files], config.labels)
-    notes = list(plan.notes)
-    if found.others:
-        notes.append(f"not read: {found.others_in_words()}")
+    found = scan(config.path, talk, but=(config.labels,))
+    plan = planned(config, [file.name for file in found.files])
+    notes = [*plan.notes, *found.remarks()]
     if plan.classes is not None and len(plan.parts) == 1:
         plan.parts, note = _split(plan.parts[0])
         notes.append(note)
-    files = [found.files[row] for part in plan.parts for row in part.rows]
+    # The unlabelled rest beside train beside test: what is used together needs no copy.
+    parts = [plan.rest, *plan.parts] if plan.rest else plan.parts
+    files = [found.files[row] for part in parts for row in part.rows]
     side = config.short_side or max(min(2 * view_size, 256), ceil(8 * view_size / 7))
-    store = decoded(files, Bounds(side, config.max_aspect), talk)
+    bounds, origin = Bounds(side, config.max_aspect), os.path.abspath(config.path)
+    store = decoded(files, bounds, talk, origin, config.verify)
     if store.bad:
         notes.append(_judge(config, files, store))
+    if store.window is not None:
+        notes.append(_depth(store, store.window))
     if len(store.rows) < 2:
         raise Problem(
             f"{config.path} holds a single picture; there is nothing to compare it with",
@@ -69,14 +82,39 @@ def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet
             "data.too-few",
             "give a folder with more pictures",
         )
-    splits, content = _splits(plan, files, store)
+    splits, content = _splits(parts, files, store)
+    rest = splits.pop("unlabelled", None)
     return DataSet(
         name=Path(config.path).resolve().name or "folder",
         splits=splits,
         classes=plan.classes,
-        fingerprint=fingerprint.of_set(content, plan.classes),
+        fingerprint=fingerprint.of_set(content, plan.classes, store.window),
         labels_from=plan.labels_from,
         notes=tuple(notes),
+        pool=None if rest is None else _pool(rest, splits["train"], store),
+    )
+
+
+def planned(config: Config, names: list[str]) -> Layout:
+    """Splits and labels of the pictures with these names, as `data.labels` has them.
+
+    Raises:
+        Problem: As `layout` and `labelled` do.
+    """
+    match config.labels:
+        case "auto" | "folders" | "none" as mode:
+            return layout(names, mode)
+        case table:
+            skip = config.bad_images == "skip"
+            return labelled(names, config.path, Path(table), skip, config.max_bad)
+
+
+def _depth(store: Store, window: Window) -> str:
+    low, high = window
+    pictures = "1 picture" if store.deep == 1 else f"{store.deep:,} pictures"
+    return (
+        f"{pictures} with more than 8 bits: the values {low:g} to {high:g} of all of them "
+        f"({PERCENTILES[0]:g} to {PERCENTILES[1]:g} %) become 0 to 255"
     )
 
 
@@ -88,7 +126,10 @@ def _split(pool: Part) -> tuple[list[Part], str]:
         Part(name, pool.folder, [pool.rows[i] for i in at], [pool.labels[i] for i in at])
         for name, at in ((name, at.tolist()) for name, at in rows.items())
     ]
-    return parts, note or "a fifth of the pictures was set aside as test, stratified by class"
+    return (
+        parts,
+        note or "a fifth of the labelled pictures was set aside as test, stratified by class",
+    )
 
 
 def _judge(config: Config, files: list[File], store: Store) -> str:
@@ -120,13 +161,13 @@ def _shown(name: str) -> str:
 
 
 def _splits(
-    plan: Layout, files: list[File], store: Store
+    parts: list[Part], files: list[File], store: Store
 ) -> tuple[dict[str, Split], dict[str, tuple[str, Tensor | None]]]:
     """Each split is a stretch of the store's canvas, without a copy."""
     splits: dict[str, Split] = {}
     content: dict[str, tuple[str, Tensor | None]] = {}
     first = 0
-    for part in plan.parts:
+    for part in parts:
         low, high = (bisect_left(store.rows, first + n) for n in (0, len(part.rows)))
         rows = store.rows[low:high]
         if not rows:
@@ -146,3 +187,10 @@ def _splits(
         content[part.split] = (fingerprint.of_files(digests), labels)
         first += len(part.rows)
     return splits, content
+
+
+def _pool(rest: Split, train: Split, store: Store) -> Split:
+    """The unlabelled rest and train, which lie side by side, as one without labels."""
+    count = len(rest) + len(train)
+    images = Images(store.images.canvas[:count], store.images.sizes[:count])
+    return Split("train", images, None, [*rest.ids, *train.ids])
