@@ -9,6 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from clctl.commands import embed as embedding
 from clctl.commands import finetune as tuning
+from clctl.evaluate.intervals import wilson
 from clctl.store import tensors
 
 
@@ -69,7 +70,9 @@ def test_fewer_labels_give_a_curve_beside_random_weights(trained, clctl):
     assert (few["images"], whole["images"]) == (30, 1437)
     assert few["top1"] < whole["top1"]
     assert few["top1_by_seed"][0] != few["top1_by_seed"][1]
-    assert few["interval_over"] == "seeds"
+    assert few["interval_over"] in ("images", "seeds")
+    assert few["ci95"][0] <= wilson(round(few["top1"] * 360), 360)[0]
+    assert few["ci95"][1] >= wilson(round(few["top1"] * 360), 360)[1]
     assert 0.1 < few["random_init"]["top1"] < whole["random_init"]["top1"]
     seeds = answer.document["seeds"]
     assert seeds["mean"] == pytest.approx(answer.document["metrics"]["top1"])

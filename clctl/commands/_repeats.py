@@ -156,12 +156,19 @@ def _reduced(bench: Bench, seed: int, share: float) -> Bench:
 
 
 def _summary(scores: list[Score], count: int) -> dict[str, Any]:
-    """Mean top-1, and its interval: over seeds where there are several, else over images."""
+    """Mean top-1, and the wider of its intervals over images and, where there are several, seeds."""
     values = [s.metrics["top1"] for s in scores]
     mean = statistics.fmean(values)
-    over = mean_over_seeds(values)[1:] if len(values) > 1 else _wilson(mean, count)
-    of = "seeds" if len(values) > 1 else "images"
-    return {"top1": mean, "ci95": list(over), "interval_over": of, "top1_by_seed": values}
+    intervals = {"images": _wilson(mean, count)}
+    if len(values) > 1:
+        intervals["seeds"] = mean_over_seeds(values)[1:]
+    of = max(intervals, key=lambda name: intervals[name][1] - intervals[name][0])
+    return {
+        "top1": mean,
+        "ci95": list(intervals[of]),
+        "interval_over": of,
+        "top1_by_seed": values,
+    }
 
 
 def _wilson(share: float, total: int) -> tuple[float, float]:
