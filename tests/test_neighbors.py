@@ -100,6 +100,21 @@ def test_a_file_of_the_data_finds_itself(fresh, clctl, tmp_path):
     assert (tmp_path / "g.html").stat().st_size > 1000
 
 
+def test_a_query_of_16_bits_is_stretched_to_what_data_has(fresh, clctl, tmp_path):
+    data = pictures(tmp_path / "data", ("red", "blue"), 10)
+    picture = next((data / "red").glob("*.png"))
+    grey = np.asarray(Image.open(picture).convert("L")).astype(np.uint16)
+    found = []
+    for scale in (1, 200):  # the same picture, whatever its numbers reach to
+        Image.fromarray(grey * scale).save(tmp_path / "deep.png")
+        answer = clctl(
+            "neighbors", fresh, "--data", data, "--query", tmp_path / "deep.png", "--json"
+        )
+        assert answer.code == 0, answer.err
+        found.append([n["id"] for n in answer.document["queries"][0]["neighbors"]])
+    assert found[0] == found[1]
+
+
 def test_all_parts_are_searched_together(fresh, clctl, tmp_path):
     data = pictures(tmp_path / "data", ("train/red", "train/blue", "val/red", "val/blue"), 4)
     report = clctl("neighbors", fresh, "--data", data, "--split", "all", "--json").document

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from clctl.console import Exit, Problem
 from clctl.data.decode import Bad, Bounds, decode
+from clctl.data.depth import scaled, window
 from clctl.data.embeddings import Embeddings
 from clctl.images import DataSet, Images, Split
 from clctl.recipe.sections import Recipe
@@ -93,16 +95,21 @@ def picture(split: Split, row: int) -> Tensor:
 
 def _file(path: Path, bounds: Bounds) -> Split:
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` judges size
         found = decode(str(path), bounds)
     if isinstance(found, Bad):
         raise Problem(
             f"{path} cannot be read as a picture: {found.reason}",
             Exit.DATA,
             "data.bad-images",
-            "--query takes .jpg and .png files",
+            "--query takes the files that data takes",
         )
-    lines = torch.from_numpy(found.pixels.copy())[None]
+    pixels = found.pixels
+    if pixels.dtype != np.uint8:  # grey of more than 8 bits, which is stretched by itself here
+        deep = window([(found.digest, pixels.ravel())])
+        assert deep is not None
+        pixels = scaled(pixels, deep)
+    lines = torch.from_numpy(pixels.copy())[None]
     images = Images(lines.permute(0, 3, 1, 2), torch.tensor([lines.shape[1:3]]))
     return Split(path.name, images, None, [path.name])
 
