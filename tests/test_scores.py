@@ -102,6 +102,7 @@ def test_finetune_beside_random_weights(trained, clctl, monkeypatch):
     report = clctl("finetune", trained[0], "--epochs", 1, "--json").document
     assert report["schema"] == "clctl/finetune/1"
     assert report["protocol"]["steps"] == 25
+    assert report["protocol"]["layer_decay"] == 1  # 0.75 is for ViTs
     assert report["metrics"]["top1"] > report["baselines"]["random_init"] > 0.1
     assert [path.read_bytes() for path in before] == content
     few = clctl(

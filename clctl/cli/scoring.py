@@ -100,8 +100,11 @@ def finetune(
         typer.Option("--lr", help="Highest rate of AdamW. Default: 1e-3; of the head alone 1e-2."),
     ] = None,
     layer_decay: Annotated[
-        float, typer.Option("--layer-decay", help="Rate of a block over that of the next.")
-    ] = 0.75,
+        float | None,
+        typer.Option(
+            "--layer-decay", help="Rate of a block over the next one's. Default: ViTs 0.75, else 1."
+        ),
+    ] = None,
     seeds: options.SEEDS = 1,
     label_fraction: options.FRACTION = None,
     fail_under: options.GATE = None,

@@ -13,6 +13,7 @@ from clctl.commands._repeats import Repeats, evaluate_repeats
 from clctl.commands._scoring import Bench, Judge, Verdict
 from clctl.commands._setup import preparation
 from clctl.console import Exit, Problem, Talk
+from clctl.encoders._vit import ViT
 from clctl.evaluate.features import chunks
 from clctl.evaluate.finetune import Tuning, probabilities
 from clctl.evaluate.finetune import finetune as tune
@@ -29,31 +30,26 @@ class Training:
         epochs: Over the labelled images; at least FEWEST steps.
         blocks: How many of the last blocks are trained; None for all weights.
         lr: Highest rate; None for 1e-3, and 1e-2 where the head alone is trained.
-        layer_decay: From random weights it is 1: there is nothing to preserve.
+        layer_decay: None for 0.75 in a ViT and 1 in other encoders; from random weights it is 1, for
+            there is nothing to preserve.
     """
 
     epochs: int = 30
     blocks: int | None = None
     lr: float | None = None
-    layer_decay: float = Tuning.layer_decay
+    layer_decay: float | None = None
 
 
 def finetune(order: Evaluate, training: Training, wanted: Repeats, talk: Talk) -> Report:
     """Fine-tune a checkpoint, and the same encoder from random weights as its baseline."""
-    try:
-        lr = training.lr if training.lr is not None else 1e-2 if training.blocks == 0 else Tuning.lr
-        tuning = Tuning(lr=lr, layer_decay=training.layer_decay, blocks=training.blocks)
-        if training.epochs < 1:
-            raise ValueError(f"epochs cannot be {training.epochs}")
-    except ValueError as error:
-        raise Problem(
-            f"finetune: {error}", Exit.USAGE, "usage.finetune", "clctl finetune --help"
-        ) from error
+    tuning = _tuning(training)
     threshold = gate(order.fail_under, TOP)
     subject = open_subject(order, "finetune", talk)
     pictures, bench = subject.pictures, subject.bench
     labelled_train(pictures, bench)  # refuses what cannot be trained on
     assert pictures is not None
+    if training.layer_decay is None and not isinstance(pictures.encoder, ViT):
+        tuning = replace(tuning, layer_decay=1.0)
     rivals = tuple(name for name in bench.rivals if name != "pixels")
 
     def judge_of(seed: int) -> Judge:
@@ -63,6 +59,27 @@ def finetune(order: Evaluate, training: Training, wanted: Repeats, talk: Talk) -
     depth = "all" if training.blocks is None else f"b{training.blocks}"
     protocol = f"{depth}-e{training.epochs}{wanted.slug}"
     return concluded(order, "finetune", protocol, subject, result, common, threshold)
+
+
+def _tuning(training: Training) -> Tuning:
+    """What was typed, with what was left out.
+
+    Raises:
+        Problem: If a number is out of range.
+    """
+    lr, decay = training.lr, training.layer_decay
+    try:
+        if training.epochs < 1:
+            raise ValueError(f"epochs cannot be {training.epochs}")
+        return Tuning(
+            lr=lr if lr is not None else 1e-2 if training.blocks == 0 else Tuning.lr,
+            layer_decay=Tuning.layer_decay if decay is None else decay,
+            blocks=training.blocks,
+        )
+    except ValueError as error:
+        raise Problem(
+            f"finetune: {error}", Exit.USAGE, "usage.finetune", "clctl finetune --help"
+        ) from error
 
 
 def _tuned(
