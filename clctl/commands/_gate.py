@@ -16,8 +16,10 @@ class Gate:
     minimum: float
 
 
-def gate(text: str | None, known: tuple[str, ...]) -> Gate | None:
-    """--fail-under, read: a metric and its least value.
+def gate(
+    text: str | None, known: tuple[str, ...], flag: str = "--fail-under", example: str = "0.70"
+) -> Gate | None:
+    """--fail-under or another flag of that form, read: a metric and its least value.
 
     Raises:
         Problem: If it is not of that form, or the metric is not one of `known`.
@@ -31,11 +33,11 @@ def gate(text: str | None, known: tuple[str, ...]) -> Gate | None:
         minimum = -1.0
     if name not in known or not 0 <= minimum <= 1:
         raise Problem(
-            f"--fail-under {text} is not METRIC=SHARE with a share in [0, 1] "
+            f"{flag} {text} is not METRIC=SHARE with a share in [0, 1] "
             f"and a metric of {', '.join(known)}",
             Exit.USAGE,
             "usage.gate",
-            f"--fail-under {known[0]}=0.70",
+            f"{flag} {known[0]}={example}",
         )
     return Gate(name, minimum)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from clctl.commands._compared import markdown, told
 from clctl.commands._evaluation import Evaluate
+from clctl.commands._gate import gate
 from clctl.commands._predictions import Predictions, predictions
 from clctl.commands.knn_eval import Neighbours
 from clctl.commands.knn_eval import judge as by_neighbours
@@ -42,7 +43,8 @@ class Order:
 
 def compare(order: Order, talk: Talk) -> Report:
     """Paired differences of top-1 between every two models."""
-    allowed = _drop(order.fail_on_drop)
+    gated = gate(order.fail_on_drop, ("top1",), "--fail-on-drop", "0.005")
+    allowed = None if gated is None else gated.minimum
     if len(order.subjects) < 2:
         raise Problem(
             "compare takes two models or more", Exit.USAGE, "usage.compare", "clctl compare A B"
@@ -178,21 +180,3 @@ def _over_seeds(sides: list[Predictions], right: dict[str, np.ndarray]) -> list[
             }
         )
     return found
-
-
-def _drop(text: str | None) -> float | None:
-    if text is None:
-        return None
-    name, _, number = text.partition("=")
-    try:
-        allowed = float(number)
-    except ValueError:
-        allowed = -1.0
-    if name != "top1" or not 0 <= allowed <= 1:
-        raise Problem(
-            f"--fail-on-drop {text} is not top1=SHARE with a share in [0, 1]",
-            Exit.USAGE,
-            "usage.gate",
-            "--fail-on-drop top1=0.005",
-        )
-    return allowed
