@@ -54,7 +54,8 @@ def predictions(order: Evaluate, command: str, slug: str, judge: Judge, talk: Ta
     """
     path = Path(order.ckpt)
     if path.suffix == ".npz" and path.is_file() and _holds_predictions(path):
-        return _read(path, path.stem, None)
+        home = path.absolute().parent
+        return _read(path, home.parent.name if home.name == "evaluations" else path.stem, None)
     recipe = None
     if not _features.is_features(order.ckpt):
         found = reference.find(order.ckpt, talk.say)
