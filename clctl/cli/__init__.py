@@ -3,8 +3,17 @@
 Nothing heavy is imported here: `--help` and `list` answer before torch could load.
 """
 
-# isort: off  (--help lists the commands in this order)
-from clctl.cli import cache, convert, data, features, handover, looking, machine, scoring, training
+# isort: off
+# In the order in which --help lists the commands.
+from clctl.cli import training
+from clctl.cli import scoring
+from clctl.cli import features
+from clctl.cli import handover
+from clctl.cli import looking
+from clctl.cli import data
+from clctl.cli import convert
+from clctl.cli import machine
+from clctl.cli import cache
 from clctl.cli.app import app
 
 __all__ = [
