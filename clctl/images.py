@@ -72,6 +72,7 @@ class DataSet:
         fingerprint: sha256 hex over content and labels; the same on every machine.
         labels_from: How labels were found, in words, or why there are none.
         notes: What else the user should know, one sentence each.
+        drawn: How test was set aside here, where the data came without a split; one of `notes`.
         pool: Pictures without labels that pretraining reads instead of train, where a set has
             more of them than labels.
     """
@@ -82,6 +83,7 @@ class DataSet:
     fingerprint: str
     labels_from: str
     notes: tuple[str, ...] = field(default=())
+    drawn: str | None = None
     pool: Split | None = None
 
     def learnt(self, labels: bool) -> Split:

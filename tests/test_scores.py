@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import photographs
+from PIL import Image
+from sklearn.datasets import load_digits
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -335,3 +337,24 @@ def test_fewer_samples_than_k_and_a_class_with_one(clctl, tmp_path):
     assert clctl("retrieval", path, "--json").document["without"] == 1
     probe = clctl("linear-probe", path)
     assert (probe.code, "5 folds" in probe.err) == (4, True)
+
+
+def test_labelled_pictures_that_a_run_never_saw_are_all_scored(trained, clctl, tmp_path):
+    """A fifth of 60 pictures would tell nothing; each is scored by the others instead."""
+    images, labels = load_digits(return_X_y=True)
+    for label in range(3):
+        (tmp_path / f"digit {label}").mkdir()
+        for i, pixels in enumerate(images[labels == label][:20]):
+            picture = Image.fromarray((pixels.reshape(8, 8) * 15).astype("uint8"))
+            picture.save(tmp_path / f"digit {label}" / f"{i}.png")
+    for command, how in (("knn-eval", "leave-one-out"), ("linear-probe", "stratified 5-fold")):
+        answer = clctl(command, trained[0], "--data", tmp_path, "--json")
+        report = answer.document
+        assert report["protocol"]["how"] == how
+        assert report["data"]["test_images"] == 60
+        low, high = report["top1_ci95"]
+        assert low < report["metrics"]["top1"] <= high
+        assert "set aside" not in answer.err
+    several = clctl("knn-eval", trained[0], "--data", tmp_path, "--k", "1,5", "--json")
+    assert several.document["data"]["test_images"] == 12  # choosing k needs a train part
+    assert "set aside" in several.err

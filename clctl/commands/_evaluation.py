@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from clctl.commands import _features, _setup
 from clctl.commands._gate import TOP, Gate, gate, passed
@@ -16,7 +17,9 @@ from clctl.commands._telling import told
 from clctl.commands._trained import Trained, initial, open_checkpoint
 from clctl.console import Exit, Talk, dump
 from clctl.data.open import load, trial
+from clctl.evaluate.linear import FOLDS
 from clctl.evaluate.score import Score
+from clctl.images import DataSet
 from clctl.recipe.saved import with_data
 from clctl.report.document import Report
 from clctl.store import files
@@ -53,8 +56,13 @@ class Subject:
     where: _setup.Machine
 
 
-def open_subject(order: Evaluate, command: str, talk: Talk) -> Subject:
-    """Open a checkpoint with its data, or a file of features."""
+def open_subject(order: Evaluate, command: str, talk: Talk, spares: bool = False) -> Subject:
+    """Open a checkpoint with its data, or a file of features.
+
+    Args:
+        spares: Whether pictures that the run never saw, and that came without a split, are all
+            scored, each by the others: better than a fifth of 200.
+    """
     where = _setup.machine(order.device)
     if _features.is_features(order.ckpt):
         bench = _features.bench(order.ckpt, order.data, order.split, where.device, talk)
@@ -62,30 +70,46 @@ def open_subject(order: Evaluate, command: str, talk: Talk) -> Subject:
         source = {"path": order.ckpt, "sha256": bench.facts["fingerprint"], "features": True}
         return Subject(bench, None, source, None, where)
     trained = open_checkpoint(order.ckpt, talk)
-    pictures = picture(trained, order, where, talk)
+    pictures = picture(trained, order, where, talk, spares)
     talk.say(
         f"{command} of {trained.found.model} on {pictures.dataset.name}, {pictures.parts.protocol}"
     )
     talk.say(f"  labels    {pictures.dataset.labels_from.removeprefix('labels are ')}")
+    whole = pictures.parts.train is None
     for note in pictures.dataset.notes:
-        talk.say(f"  note      {note}")
+        if not (whole and note == pictures.dataset.drawn):
+            talk.say(f"  note      {note}")
     return Subject(pictures.bench(), pictures, describe(trained, order), trained.found.run, where)
 
 
-def picture(trained: Trained, order: Evaluate, where: _setup.Machine, talk: Talk) -> Pictures:
-    """A checkpoint before the pictures that the command names."""
+def picture(
+    trained: Trained, order: Evaluate, where: _setup.Machine, talk: Talk, spares: bool = False
+) -> Pictures:
+    """A checkpoint before the pictures that the command names; `spares` as in `open_subject`."""
     recipe = trained.recipe if order.data is None else with_data(trained.recipe, order.data)
     dataset = load(recipe.data, recipe.views.size, talk.say)
     return Pictures(
         recipe=trained.recipe,
         encoder=trained.encoder,
         dataset=dataset,
-        parts=trial(dataset, order.split),
+        parts=trial(
+            dataset, "all" if spares and _strange(order, trained, dataset) else order.split
+        ),
         where=where,
         talk=talk,
         initial=initial(trained.recipe, trained.found.about, trained.found.run, talk),
         layers=order.layers,
     )
+
+
+def _strange(order: Evaluate, trained: Trained, dataset: DataSet) -> bool:
+    """Whether the data came without a split, has enough of each class, and was not trained on."""
+    if order.split is not None or dataset.drawn is None:
+        return False
+    trained_on = trained.found.about.get("data", {}).get("fingerprint")
+    labels = [part.labels for part in dataset.splits.values() if part.labels is not None]
+    fewest = int(torch.bincount(torch.cat(labels)).min())
+    return trained_on != dataset.fingerprint and fewest >= FOLDS
 
 
 def describe(trained: Trained, order: Evaluate) -> dict[str, Any]:
@@ -102,11 +126,11 @@ def describe(trained: Trained, order: Evaluate) -> dict[str, Any]:
 
 
 def run_evaluation(
-    order: Evaluate, command: str, protocol: str, judge: Judge, talk: Talk
+    order: Evaluate, command: str, protocol: str, judge: Judge, talk: Talk, spares: bool
 ) -> Report:
-    """Score by one protocol, beside the baselines."""
+    """Score by one protocol, beside the baselines; `spares` as in `open_subject`."""
     threshold = gate(order.fail_under, TOP)
-    subject = open_subject(order, command, talk)
+    subject = open_subject(order, command, talk, spares)
     result, common = evaluate(subject.bench, judge)
     return concluded(order, command, protocol, subject, result, common, threshold)
 

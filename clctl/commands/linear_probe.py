@@ -40,7 +40,8 @@ def linear_probe(
             "--protocol sgd --epochs 100",
         )
     threshold = gate(order.fail_under, TOP)
-    subject = open_subject(order, "linear-probe", talk)
+    spares = protocol == "cached" and wanted.fractions == (1.0,)
+    subject = open_subject(order, "linear-probe", talk, spares)
     bench, pictures = subject.bench, subject.pictures
     judge_of, rivals, slug = judge, bench.rivals, "cached"
     if protocol == "sgd":

@@ -8,6 +8,8 @@ from clctl.images import Split
 
 Rows = dict[str, Tensor]  # split name -> int64 rows, rising
 
+SET_ASIDE = "a fifth of the labelled images was set aside as test, stratified by class"
+
 
 def stratified(labels: Tensor) -> tuple[Rows, str | None]:
     """Rows of "train" and "test", or of "train" alone and a note that says why.

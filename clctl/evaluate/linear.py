@@ -16,6 +16,7 @@ from clctl.evaluate.logistic import minimise
 from clctl.evaluate.subset import held_out
 
 # Per sample: loss mean + penalty / 2 |w|², the bias free. Half decades.
+FOLDS = 5  # of cross-validation, where test is all there is
 PENALTIES = (1.0, 0.316, 0.1, 0.0316, 0.01, 3.16e-3, 1e-3, 3.16e-4, 1e-4, 3.16e-5, 1e-5, 3.16e-6, 1e-6)  # fmt: skip
 ROUGH, FINE = 3e-4, 1e-6  # tolerance of the fits that are compared, and of the one that is kept
 ROWS = 1024  # scored at once under all penalties
@@ -100,7 +101,7 @@ def folds(
     y: Tensor,
     *,
     classes: int,
-    count: int = 5,
+    count: int = FOLDS,
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Probe:

@@ -12,7 +12,7 @@ from clctl.console import Exit, Problem
 from clctl.data import fingerprint
 from clctl.data.arrayfile import SUFFIXES, Arrays, problem, read
 from clctl.data.layout import few
-from clctl.data.split import part
+from clctl.data.split import SET_ASIDE, part
 from clctl.images import DataSet, Images, Split
 from clctl.recipe.section import Section
 
@@ -58,7 +58,7 @@ def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet
         content[name] = (fingerprint.of_pixels(images.canvas), labels[name])
     if classes is not None and len(splits) == 1:
         splits, note = part(splits["train"])
-        notes.append(note or "a fifth of the images was set aside as test, stratified by class")
+        notes.append(note or SET_ASIDE)
     words = f"no labels: {files['train'].name} has no array called labels"
     if classes is not None:
         words = (
@@ -71,6 +71,7 @@ def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet
         fingerprint=fingerprint.of_set(content, classes),
         labels_from=words,
         notes=tuple(notes),
+        drawn=SET_ASIDE if SET_ASIDE in notes else None,
     )
 
 

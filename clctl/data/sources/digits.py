@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from clctl.data import fingerprint
-from clctl.data.split import part
+from clctl.data.split import SET_ASIDE, part
 from clctl.images import DataSet, Images, Split
 from clctl.recipe.section import Section
 
@@ -41,5 +41,6 @@ def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet
         classes=classes,
         fingerprint=fingerprint.of_set({"all": (fingerprint.of_pixels(canvas), labels)}, classes),
         labels_from="labels are scikit-learn's: 10 classes (the digits 0 to 9)",
-        notes=("a fifth of the images was set aside as test, stratified by class",),
+        notes=(SET_ASIDE,),
+        drawn=SET_ASIDE,
     )

@@ -19,7 +19,7 @@ from clctl.data.depth import PERCENTILES, Window
 from clctl.data.labels import labelled
 from clctl.data.layout import Layout, Part, layout
 from clctl.data.scan import File, scan
-from clctl.data.split import stratified
+from clctl.data.split import SET_ASIDE, stratified
 from clctl.images import DataSet, Images, Split
 from clctl.recipe.section import Section, Share
 
@@ -91,6 +91,7 @@ def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet
         fingerprint=fingerprint.of_set(content, plan.classes, store.window),
         labels_from=plan.labels_from,
         notes=tuple(notes),
+        drawn=SET_ASIDE if SET_ASIDE in notes else None,
         pool=None if rest is None else _pool(rest, splits["train"], store),
     )
 
@@ -126,10 +127,7 @@ def _split(pool: Part) -> tuple[list[Part], str]:
         Part(name, pool.folder, [pool.rows[i] for i in at], [pool.labels[i] for i in at])
         for name, at in ((name, at.tolist()) for name, at in rows.items())
     ]
-    return (
-        parts,
-        note or "a fifth of the labelled pictures was set aside as test, stratified by class",
-    )
+    return parts, note or SET_ASIDE
 
 
 def _judge(config: Config, files: list[File], store: Store) -> str:
