@@ -251,7 +251,9 @@ def test_folders_that_are_no_classes(folders, words):
     plan = layout(names, "auto")
     assert plan.classes is None
     assert words in plan.labels_from
-    assert plan.labels_from.endswith("not classes; --set data.labels=folders takes them")
+    assert plan.labels_from.endswith(
+        "not classes; training with --set data.labels=folders takes them"
+    )
     assert layout(names, "folders").classes == tuple(sorted(folders))
 
 
@@ -324,3 +326,14 @@ def test_a_long_search_is_told(tmp_path, monkeypatch):
     said: list[str] = []
     scan(str(draw(tmp_path / "d", "0.png", "1.png")), said.append)
     assert said[-1].startswith("found 2 pictures so far under ")
+
+
+def test_shelves_of_a_dump_are_no_classes():
+    shelves = {f"{i:03d}": 1000 for i in range(12)}
+    assert str(doubt(shelves)) == (
+        "the folders 000, 001, 002, 003, 004 and 7 more look like a dump in shelves of 1,000"
+    )
+    assert doubt({**shelves, "012": 40}) is not None
+    assert doubt({**shelves, "005": 999}) is None
+    assert doubt({f"{i:03d}": 500 for i in range(100)}) is None  # classes of one size
+    assert doubt({f"{i}": 1000 for i in range(10)}) is None  # digits

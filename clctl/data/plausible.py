@@ -2,6 +2,8 @@
 
 1. Half or more of the names look like dates, camera folders, unnamed folders or numbered parts.
 2. There are twenty folders or more, and fewer than two pictures for each.
+3. All names are numbers of one width, 000 or longer, and all folders but the last hold the same
+   1,000 or 10,000 pictures: the shelves of a dump, as FFHQ has them.
 
 Anything else may be a class; `holiday/` beside `birthday/` is, for all that names tell.
 """
@@ -46,7 +48,17 @@ def doubt(pictures: Mapping[str, int]) -> str | None:
     total = sum(pictures.values())
     if len(pictures) >= MANY and total < 2 * len(pictures):
         return f"{total:,} pictures in {len(pictures):,} folders are too few to be classes"
+    if _shelves(pictures):
+        most = max(pictures.values())
+        return f"the folders {few(sorted(pictures))} look like a dump in shelves of {most:,}"
     return None
+
+
+def _shelves(pictures: Mapping[str, int]) -> bool:
+    *full, last = (pictures[name] for name in sorted(pictures))
+    numbers = all(re.fullmatch(r"\d{3,}", name) for name in pictures)
+    even = len({len(name) for name in pictures}) == 1 and len(set(full)) == 1
+    return numbers and even and full[0] in (1_000, 10_000) and last <= full[0]
 
 
 def _kind(name: str) -> str | None:
