@@ -6,7 +6,8 @@ import tempfile
 import traceback
 from typing import Any
 
-from clctl.console import Exit, Problem, dump
+from clctl.console import Exit, Problem, dump, out_of_memory
+from clctl.data.home import home
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception as error:
-        code = _fail(_resources(error) or _bug(error), as_json)
+        code = _fail(_resources(error, (*arguments, "")[0]) or _bug(error), as_json)
     raise SystemExit(int(code))
 
 
@@ -35,6 +36,7 @@ def _run(arguments: list[str]) -> int:
 
     from clctl.cli import app
 
+    _contain()
     command = typer.main.get_command(app)
     try:
         return int(command.main(arguments, prog_name="clctl", standalone_mode=False) or 0)
@@ -51,28 +53,39 @@ def _run(arguments: list[str]) -> int:
         raise Problem(message, Exit.USAGE, "usage", f"{where} --help") from error
 
 
+def _contain() -> None:
+    """Let libraries keep what they write of their own accord in the cache, where it can be."""
+    place = home().absolute()
+    there = next(f for f in (place, *place.parents) if os.path.exists(f))
+    if os.access(there, os.W_OK):
+        os.environ.setdefault("MPLCONFIGDIR", str(place / "matplotlib"))
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place / "inductor"))
+
+
 def _fail(problem: Problem, as_json: bool) -> int:
     if as_json:
         document: dict[str, Any] = {"schema": "clctl/error/1", **problem.document()}
         if problem.others:
             document["others"] = [other.document() for other in problem.others]
-        print(dump(document), flush=True)
+        encoding = sys.stdout.encoding or "utf-8"
+        print(dump(document).encode(encoding, "replace").decode(encoding), flush=True)
     print(problem.text(), file=sys.stderr, flush=True)
     return int(problem.exit)
 
 
-def _resources(error: Exception) -> Problem | None:
-    """What torch raises when memory is not enough, as the user's problem that it is."""
-    text = str(error)
-    if type(error).__name__ == "OutOfMemoryError" or "not enough memory" in text:
-        first = text.splitlines()[0]
-        return Problem(
-            f"not enough memory: {first}",
-            Exit.RESOURCES,
-            "resources.memory",
-            "--set train.batch_size=N with a smaller N, or a smaller encoder",
-        )
-    return None
+def _resources(error: Exception, command: str) -> Problem | None:
+    """What Python or torch raise when memory is not enough, as the user's problem that it is."""
+    if not out_of_memory(error):
+        return None
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    advice = "give it fewer or smaller pictures (--data), or use a machine with more memory"
+    if command == "pretrain":
+        advice = "--set train.batch_size=N or views.size=N with a smaller N, or a smaller encoder"
+    elif command in ("finetune", "linear-probe"):
+        advice = f"--device cpu where a GPU is too small, a smaller --label-fraction; else {advice}"
+    elif command in ("knn-eval", "retrieval", "diagnose", "embed", "neighbors", "compare"):
+        advice = f"--device cpu where a GPU is too small, fewer --layers; else {advice}"
+    return Problem(f"not enough memory: {said}", Exit.RESOURCES, "memory.out", advice)
 
 
 def _bug(error: Exception) -> Problem:

@@ -98,8 +98,12 @@ def clean(text: str) -> str:
 
 
 def dump(document: Any, indent: int | None = 2) -> str:
-    """Strict JSON: a number that is not finite becomes null, as JSON has no word for it."""
-    return json.dumps(_finite(document), indent=indent, ensure_ascii=False, allow_nan=False)
+    """Strict JSON: a number that is not finite becomes null, as JSON has no word for it.
+
+    Half of a surrogate pair, which stands for a byte that is no text, becomes a JSON escape.
+    """
+    text = json.dumps(_finite(document), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _finite(value: Any) -> Any:
@@ -110,6 +114,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
     return value
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, torch or one of its libraries says that memory is not enough."""
+    words = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, (RuntimeError, OSError)) and any(word in str(error) for word in words)
+    )
 
 
 class Talk:

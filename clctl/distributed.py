@@ -12,10 +12,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def live() -> bool:
+    """Whether this process belongs to a process group, be it one of its own."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def world() -> tuple[int, int]:
     """(rank, number of ranks); (0, 1) outside a process group."""
-    live = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if live else (0, 1)
+    return (dist.get_rank(), dist.get_world_size()) if live() else (0, 1)
 
 
 def gather(x: Tensor) -> Tensor:
@@ -43,6 +47,43 @@ def largest(x: Tensor) -> Tensor:
     x = _copy(x.detach())
     dist.all_reduce(x, dist.ReduceOp.MAX)
     return x
+
+
+def wait() -> None:
+    """Wait until every rank is here."""
+    if world()[1] > 1:
+        dist.barrier()
+
+
+class Agreement:
+    """Numbers that ranks raise apart, as signals come, and act on together.
+
+    What is agreed is the largest of all ranks' numbers of one call before: so it has arrived while
+    the step was computed, and no step waits for it.
+    """
+
+    def __init__(self) -> None:
+        several = world()[1] > 1
+        self._group: Any = dist.new_group(backend="gloo") if several else None
+        self._last: tuple[Any, Tensor] | None = None
+
+    def __call__(self, *mine: int) -> list[int]:
+        """Call on every rank alike, with as many numbers each time, none below 0."""
+        if self._group is None:
+            return list(mine)
+        before, now = self._last, torch.tensor(mine)
+        self._last = dist.all_reduce(now, dist.ReduceOp.MAX, self._group, async_op=True), now
+        if before is None:
+            return [0] * len(mine)
+        work, agreed = before
+        work.wait()
+        return agreed.tolist()
+
+    def close(self) -> None:
+        """Wait for what is under way, once the last numbers were given."""
+        if self._last is not None:
+            self._last[0].wait()
+        self._last = None
 
 
 class _Gather(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """Raw pictures as the rest of clctl sees them: one uint8 canvas and the true size of each image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -75,6 +75,8 @@ class DataSet:
         drawn: How test was set aside here, where the data came without a split; one of `notes`.
         pool: Pictures without labels that pretraining reads instead of train, where a set has
             more of them than labels.
+        contents: Split -> the names of all its files, and 8 bytes of the sha256 of each, one after
+            the other; empty where a source has no file for each picture.
     """
 
     name: str
@@ -85,6 +87,7 @@ class DataSet:
     notes: tuple[str, ...] = field(default=())
     drawn: str | None = None
     pool: Split | None = None
+    contents: Mapping[str, tuple[Sequence[str], bytes]] = field(default_factory=dict)
 
     def learnt(self, labels: bool) -> Split:
         """What pretraining reads: the pool where there is one, and train where it needs labels."""

@@ -55,6 +55,10 @@ MAX_TIME = Annotated[
     str | None,
     typer.Option("--max-time", help="Save and exit 75 after this long: 8h, 90m, 1h30m."),
 ]
+ON_NAN = Annotated[
+    str,
+    typer.Option("--on-nan", help="Not finite: stop, or rollback and go on without that batch."),
+]
 DRY_RUN = Annotated[
     bool, typer.Option("--dry-run", help="Check all, time a few steps, write nothing.")
 ]

@@ -1,7 +1,12 @@
-"""Every method on two gloo ranks: gradients, statistics and state of one process, whole batch."""
+"""Every method on two and four gloo ranks: gradients, statistics and state of one process.
 
+`PYTHONPATH=. python tests/test_methods_ranks.py` prints the largest differences as a table.
+"""
+
+import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import toy
@@ -14,7 +19,7 @@ from clctl.method import Batch, Clock
 from clctl.nn.norm import synchronised
 from clctl.recipe.plugins import known
 
-RANKS, STEPS = 2, 3
+STEPS = 3
 NAMES = tuple(known("clctl.methods"))
 
 
@@ -46,9 +51,9 @@ def measure(name: str) -> dict[str, Tensor]:
     return {**found, **state}
 
 
-def one_of_two(rank: int, folder: str) -> None:
+def one_of_several(rank: int, ranks: int, folder: str) -> None:
     place = f"file://{folder}/meeting"
-    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=RANKS)
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=ranks)
     found: dict[str, Tensor] = {}
     for name in NAMES:
         found |= measure(name)
@@ -56,13 +61,37 @@ def one_of_two(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_ranks_do_what_one_process_does(tmp_path: Path, monkeypatch):
+def several(ranks: int, folder: Path) -> list[dict[str, Tensor]]:
+    """What each rank measured."""
+    spawn(one_of_several, (ranks, str(folder)), nprocs=ranks)
+    return [load_file(folder / str(rank)) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_do_what_one_process_does(ranks: int, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    spawn(one_of_two, (str(tmp_path),), nprocs=RANKS)
-    parts = [load_file(tmp_path / str(rank)) for rank in range(RANKS)]
+    parts = several(ranks, tmp_path)
     for name in NAMES:
         whole = measure(name)
         assert any(value.abs().max() > 1e-4 for key, value in whole.items() if ".grad." in key)
         for part in parts:
             for key, value in whole.items():
                 torch.testing.assert_close(part[key], value, rtol=1e-7, atol=1e-10, msg=key)
+
+
+def table(ranks: int, folder: Path) -> None:
+    """Largest difference from one process over the largest value, by method and kind."""
+    parts = several(ranks, folder)
+    for name in NAMES:
+        worst = {"grad": 0.0, "state": 0.0, "statistics": 0.0}
+        for key, value in measure(name).items():
+            kind = "statistics" if "running_" in key else key.removeprefix(f"{name}.").split(".")[0]
+            apart = max(float((part[key].double() - value.double()).abs().max()) for part in parts)
+            worst[kind] = max(worst[kind], apart / max(float(value.double().abs().max()), 1e-30))
+        print(f"| `{name}` | {ranks} | " + " | ".join(f"{w:.0e}" for w in worst.values()) + " |")
+
+
+if __name__ == "__main__":
+    for number in (2, 4):
+        with tempfile.TemporaryDirectory() as place:
+            table(number, Path(place))

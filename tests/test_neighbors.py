@@ -10,6 +10,7 @@ from conftest import photographs
 from PIL import Image
 from torch.nn.functional import normalize
 
+from clctl.commands._album import of_split
 from clctl.commands.neighbors import drawn
 from clctl.data.embeddings import read
 from clctl.images import Images, Split
@@ -234,6 +235,7 @@ def test_a_run_without_labels_draws_its_pictures(tmp_path):
     rng = torch.Generator().manual_seed(0)
     canvas = torch.randint(256, (9, 8, 8, 3), generator=rng, dtype=torch.uint8).permute(0, 3, 1, 2)
     split = Split("train", Images(canvas, torch.full((9, 2), 8)), None, [str(i) for i in range(9)])
-    drawn(split, torch.randn(9, 4, generator=rng), tmp_path / "pictures" / "neighbors.png")
+    album = of_split("train", split, None, torch.randn(9, 4, generator=rng))
+    drawn(album, None, tmp_path / "pictures" / "neighbors.png", torch.device("cpu"))
     with Image.open(tmp_path / "pictures" / "neighbors.png") as sheet:
         assert sheet.height == HEAD + GAP + 9 * (SIDE + 30 + GAP)

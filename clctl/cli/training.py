@@ -1,5 +1,6 @@
 """Commands that make a checkpoint, and hand it over."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ def pretrain(
     device: options.DEVICE = "auto",
     init_from: options.INIT_FROM = None,
     max_time: options.MAX_TIME = None,
+    on_nan: options.ON_NAN = "stop",
     dry_run: options.DRY_RUN = False,
     fresh: options.FRESH = False,
     download: options.DOWNLOAD = False,
@@ -33,13 +35,23 @@ def pretrain(
 
     Example: clctl pretrain folder --data ~/photos --set train.epochs=50
     """
-    from clctl.commands.pretrain import Order, pretrain
+    from clctl.commands._stop import Stop
+
+    with Stop(None).listening():  # torch takes seconds to import
+        from clctl.commands import _place, _ranks
+        from clctl.commands.pretrain import Order, pretrain
 
     changes = tuple(overrides or ())
-    order = Order(
-        *(recipe, changes, data, device, init_from, max_time, dry_run, fresh, download, out)
-    )
-    return printed(pretrain(order, Talk(quiet)), as_json, quiet)
+    if count := _place.wanted(device):
+        from clctl.commands._torchrun import launch
+
+        return launch(sys.argv[1:], count)
+    with _ranks.together(device) as here:
+        asked = (init_from, max_time, dry_run, fresh, download, out, on_nan)
+        order = Order(recipe, changes, data, here.device, *asked)
+        report = pretrain(order, Talk(quiet or here.follows))
+        here.code = int(report.exit) if here.follows else printed(report, as_json, quiet)
+        return here.code
 
 
 @app.command()

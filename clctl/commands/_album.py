@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from clctl.console import Exit, Problem
 from clctl.data.decode import Bad, Bounds, decode
 from clctl.data.depth import scaled, window
 from clctl.data.embeddings import Embeddings
+from clctl.data.spread import spread
 from clctl.images import DataSet, Images, Split
 from clctl.recipe.sections import Recipe
 
@@ -96,7 +98,7 @@ def picture(split: Split, row: int) -> Tensor:
 def _file(path: Path, bounds: Bounds) -> Split:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `decode` judges size
-        found = decode(str(path), bounds)
+        found = next(spread([str(path)], partial(decode, bounds=bounds)))
     if isinstance(found, Bad):
         raise Problem(
             f"{path} cannot be read as a picture: {found.reason}",

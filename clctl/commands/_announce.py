@@ -7,6 +7,7 @@ import clctl
 from clctl import optim
 from clctl.commands import _setup
 from clctl.commands._training import Trainer
+from clctl.distributed import world
 from clctl.engine import train
 from clctl.images import DataSet
 from clctl.method import Method
@@ -56,6 +57,17 @@ def provenance(
     }
 
 
+def history(trainer: Trainer) -> dict[str, Any]:
+    """What the log does not tell and the report page shows, for run.json.
+
+    "first" holds the guard's readings of step 0, "resumes" the steps at which the run was continued,
+    this start among them.
+    """
+    known, start = (trainer.run.read_json("run.json") or {}).get("resumes", []), trainer.start
+    now = [start] if 0 < start < trainer.total else []
+    return {"first": trainer.guard.first, "resumes": [*(s for s in known if s < start), *now]}
+
+
 def announce(trainer: Trainer, dataset: DataSet) -> None:
     """What will run, before it does."""
     recipe, method, say = trainer.recipe, trainer.method, trainer.talk.say
@@ -63,6 +75,8 @@ def announce(trainer: Trainer, dataset: DataSet) -> None:
     heads = trained - _setup.parameters(method.encoder)
     facts = ", ".join(f"{k} {v}" for k, v in recipe.encoder.facts(recipe.views.size).items())
     images = ", ".join(f"{len(part):,} {name}" for name, part in dataset.splits.items())
+    if all(trainer.split is not part for part in dataset.splits.values()):
+        images = f"{len(trainer.split):,} to learn from, labelled or not; {images}"
     peak = optim.peak(recipe.optimizer, recipe.train.batch_size)
     canvas = tuple(trainer.split.images.canvas.shape[1:])
     say(f"{recipe.name}: {recipe.method.name} on {dataset.name} -> {trainer.run.folder}")
@@ -78,15 +92,24 @@ def announce(trainer: Trainer, dataset: DataSet) -> None:
         say(f"  note      {note}")
     say(
         f"  steps     {trainer.total:,} = {recipe.train.epochs} epochs of "
-        f"{trainer.feed.per_epoch}, batch {recipe.train.batch_size}"
+        f"{trainer.feed.per_epoch}, batch {recipe.train.batch_size}{_rest(trainer)}"
     )
     say(
         f"  rate      {recipe.optimizer.name}, lr {recipe.optimizer.lr:g} per 256 images: "
         f"{peak:g} at its peak"
     )
+    if world()[1] > 1:
+        share = recipe.train.batch_size // world()[1]
+        say(f"  ranks     {world()[1]}, each with {share} images of every batch")
     idle = f" ({trainer.where.note})" if trainer.where.note else ""
     say(f"  device    {trainer.where.words}{idle}")
     say("  Ctrl-C is safe: it saves, and the same command continues")
+
+
+def _rest(trainer: Trainer) -> str:
+    """How many images of an epoch fill no batch, in words."""
+    left = len(trainer.split) - trainer.feed.per_epoch * trainer.recipe.train.batch_size
+    return f"; {left} images sit out each epoch, others every time" if left else ""
 
 
 def rehearse(trainer: Trainer) -> Report:

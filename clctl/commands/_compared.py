@@ -1,12 +1,14 @@
 """A comparison in words, and as tables."""
 
+import re
 from typing import Any
 
+from clctl.console import clean
 from clctl.report.document import percent
 
 
-def _words(pair: dict[str, Any]) -> str:
-    """One difference as a sentence."""
+def sentence(pair: dict[str, Any]) -> str:
+    """One difference as a sentence, without its full stop."""
     low, high = (100 * end for end in pair["ci95"])
     better, worse = ("b", "a") if pair["difference"] >= 0 else ("a", "b")
     if better == "a":
@@ -31,7 +33,7 @@ def told(document: dict[str, Any]) -> str:
         )
     for pair in document["differences"]:
         chance = "" if pair["p_value"] is None else f", p {pair['p_value']:.2g}"
-        lines.append(f"{_words(pair)} (95 % over {pair['over']}{chance})")
+        lines.append(f"{sentence(pair)} (95 % over {pair['over']}{chance})")
         lines += [f"    {line}" for line in pair.get("recipe") or ()]
     return "\n".join(lines)
 
@@ -40,7 +42,7 @@ def markdown(document: dict[str, Any]) -> str:
     """The tables for a pull request."""
 
     def cell(text: str) -> str:
-        return text.replace("|", "\\|").replace("\n", " ")
+        return re.sub(r"([\\`*\[\]<>|#])", r"\\\1", clean(text).replace("\n", " "))
 
     lines = [
         f"### Compared on {document['images']:,} test images by {document['protocol']['by']}",

@@ -1,17 +1,18 @@
 """The end of a run: its score beside random-init and chance, the folder, what to type next."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 import torch
 
 from clctl.commands._evaluation import record
 from clctl.commands._pictures import Pictures
+from clctl.commands._refresh import finished
 from clctl.commands._scoring import collapse, evaluate
 from clctl.commands._trained import initial
 from clctl.commands._training import Trainer
 from clctl.commands.knn_eval import Neighbours, judge
-from clctl.commands.neighbors import drawn
 from clctl.console import Exit
 from clctl.data.open import Trial, trial
 from clctl.images import DataSet, Split
@@ -34,6 +35,7 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
         "checkpoint": str(newest),
         "steps": trainer.done,
         "resumed_from": trainer.start,
+        "skipped_steps": trainer.skipped,
         "metrics": last,
         "images_per_second": trainer.images_per_second,
         "seconds": trainer.steps_seconds,
@@ -53,16 +55,15 @@ def finish(trainer: Trainer, dataset: DataSet, environment: dict[str, Any]) -> R
     if unlabelled:
         materials = seen.materials()
         reading = collapse(materials)
-        alike = trainer.run.pictures / "neighbors.png"
-        drawn(parts.test, materials["trained"]().test, alike)
+        finished(trainer.run.pictures, seen, materials)
         document["metrics"].update(reading)
         lines = [
             f"features: spread {reading['feature_spread']:.2f} "
             f"(random-init {reading['feature_spread_random_init']:.2f}), "
             f"RankMe {reading['rank_me']:.1f} (random-init {reading['rank_me_random_init']:.1f})",
-            f"look: {alike} has pictures beside the nearest to them",
+            f"look: {trainer.run.pictures / 'neighbors.png'} has pictures beside the nearest to them",
             f"run: {folder}",
-            f"for a score: clctl knn-eval {folder} --data LABELLED_FOLDER",
+            f"for a score: clctl knn-eval {quote(str(folder))} --data LABELLED_FOLDER",
         ]
     else:
         bench = seen.bench()
@@ -74,6 +75,7 @@ def finish(trainer: Trainer, dataset: DataSet, environment: dict[str, Any]) -> R
             "checkpoint": {"path": str(model), "sha256": digest(model)},
         }
         record(trainer.run, bench, result, kept, Neighbours().slug)
+        finished(trainer.run.pictures, seen, bench.materials)
         document["metrics"].update(result.metrics)
         document["top1_ci95"], document["baselines"] = common["top1_ci95"], common["baselines"]
         low, high = result.interval
@@ -84,8 +86,11 @@ def finish(trainer: Trainer, dataset: DataSet, environment: dict[str, Any]) -> R
             f"raw pixels {percent(common['baselines']['pixels'])}, "
             f"chance {percent(common['baselines']['chance'])}",
             f"run: {folder}",
-            f"next: clctl linear-probe {folder}",
+            f"next: clctl linear-probe {quote(str(folder))}",
         ]
+    if trainer.skipped:
+        steps = ", ".join(f"{step:,}" for step in trainer.skipped)
+        lines.append(f"left out, for something in it was not finite: step {steps}")
     document["summary"] = lines
     return Report(document, "\n".join(lines), str(folder), Exit.OK)
 

@@ -152,6 +152,10 @@ class Guard:
         self._lasts: dict[str, tuple[int, int]] = {}  # sign -> since which step, how many lines
         self._good: int | None = None  # newest checkpoint from before any sign
 
+    def again(self) -> "Guard":
+        """One that has seen nothing yet, with the same readings of step 0."""
+        return Guard(self._recipe, self.first, self.armed, self.half, self._talk)
+
     def judge(self, record: Record, aloud: bool = True) -> None:
         """Take a record in.
 

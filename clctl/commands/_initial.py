@@ -12,7 +12,7 @@ from clctl.console import Exit, Problem, Talk
 from clctl.encoders import _public, _weights
 from clctl.method import Encoder
 from clctl.recipe.sections import Recipe
-from clctl.store import documents, reading, reference, tensors
+from clctl.store import checkpoint, documents, reading, reference, tensors
 from clctl.store.run import INITIAL, Run
 
 
@@ -23,10 +23,12 @@ class First:
     Attributes:
         sha256: Of the file that they come from, in hex.
         fill: Puts them into a fresh encoder.
+        gone: Whether a run that has begun to train has lost them, and goes on without.
     """
 
     sha256: str | None = None
     fill: Callable[[Encoder], None] = lambda encoder: None
+    gone: bool = False
 
 
 def first(ckpt: str | None, recipe: Recipe, home: Path | None, download: bool, talk: Talk) -> First:
@@ -53,6 +55,8 @@ def first(ckpt: str | None, recipe: Recipe, home: Path | None, download: bool, t
         return First(found.sha256, partial(_trained.fill, found=found))
     if home is not None and (kept := _trained.copy(home)) is not None:
         return First(kept.source, kept.fill)
+    if home is not None and (source := _lost(home)) is not None:
+        return First(source, gone=True)
     if weights is None:
         return First()
     path, values, prefix = _file(recipe, download)
@@ -65,18 +69,26 @@ def first(ckpt: str | None, recipe: Recipe, home: Path | None, download: bool, t
     return First(reading.digest(path), fill)
 
 
-def keep(run: Run, begun: First, encoder: Encoder) -> str | None:
-    """Put a copy of the first weights into the run; gives its sha256, None for random weights.
+def keep(run: Run, begun: First, encoder: Encoder, talk: Talk) -> str | None:
+    """Put a copy of the first weights into the run; gives its sha256, None where there is none.
 
     Args:
         encoder: With the weights of step 0.
     """
-    if begun.sha256 is None:
+    if begun.sha256 is None or begun.gone:
         return None
-    known = (run.read_json("run.json") or {}).get("initial")
-    if known is not None and reading.exists(run.folder / INITIAL):
-        return known
-    return tensors.write(run.folder / INITIAL, encoder.state_dict(), {})
+    known, path = (run.read_json("run.json") or {}).get("initial"), run.folder / INITIAL
+    if known is not None and reading.exists(path):
+        if reading.digest(path) == known:
+            return known
+        talk.say(f"warning: {path} is damaged; it is written again")
+    return tensors.write(path, encoder.state_dict(), {})
+
+
+def _lost(home: Path) -> str | None:
+    """sha256 of the file that a run began with, where it needs no copy to go on."""
+    source = (Run(home).read_json("run.json") or {}).get("identity", {}).get("init")
+    return source if checkpoint.steps(home) else None
 
 
 def _file(recipe: Recipe, download: bool) -> tuple[Path, Mapping[str, Tensor], str | None]:

@@ -69,6 +69,18 @@ def predictions(order: Evaluate, command: str, slug: str, judge: Judge, talk: Ta
     return _scored(subject, order, command, slug, judge, recipe)
 
 
+def recorded(run: str, command: str, slug: str, talk: Talk) -> Predictions | None:
+    """What the newest checkpoint of a run predicted on its own data, if the run has kept it.
+
+    Args:
+        command, slug: The protocol.
+    """
+    found = reference.find(run, talk.say)
+    if found.run is None or (kept := _kept(found, None, command, slug)) is None:
+        return None
+    return _read(kept, found.run.name, found.about.get("recipe"))
+
+
 def _scored(
     subject: Subject, order: Evaluate, command: str, slug: str, judge: Judge, recipe: Any
 ) -> Predictions:

@@ -1,9 +1,10 @@
 """The document of `clctl data scan` in words."""
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
-from clctl.data.words import few
+from clctl.data.words import few, shown
 from clctl.report.document import percent
 
 NAMED = 20  # bad files
@@ -37,7 +38,7 @@ def words(document: dict[str, Any], pooled: bool, recipe: list[str]) -> list[str
     lines += _twins(document["duplicates"], pooled)
     if document["sheet"] is not None:
         lines.append(f"  sheet     {document['sheet']}")
-    whole = f"`clctl init {document['path']}` writes the whole recipe"
+    whole = f"`clctl init {quote(document['path'])}` writes the whole recipe"
     return [
         *lines,
         f"to begin with, on a {document['machine']} ({whole}):",
@@ -55,7 +56,7 @@ def _alarms(found: dict[str, Any], splits: dict[str, Any]) -> list[str]:
             f"({percent(count / of)}) have a twin in {each['other']}: "
             f"{each['exact']:,} the same bytes, {each['near']:,} nearly the same (copies, or neighbouring frames or slices)"
         )
-        lines += [f"  {_shown(a)} = {_shown(b)}" for a, b in each["pairs"][:PAIRS]]
+        lines += [f"  {shown(a)} = {shown(b)}" for a, b in each["pairs"][:PAIRS]]
         if count > PAIRS:
             lines.append(f"  and {count - PAIRS:,} more (--json names all)")
     if lines:
@@ -74,9 +75,9 @@ def _classes(classes: Mapping[str, int] | None) -> str:
     if most[1] == least[1]:
         return f" ({len(ranked)} classes of {most[1]:,})"
     if len(ranked) <= CLASSES:
-        text = ", ".join(f"{name} {count:,}" for name, count in ranked)
+        text = ", ".join(f"{shown(name)} {count:,}" for name, count in ranked)
     else:
-        text = f"{len(ranked)} classes, from {least[0]} {least[1]:,} to {most[0]} {most[1]:,}"
+        text = f"{len(ranked)} classes, from {shown(least[0])} {least[1]:,} to {shown(most[0])} {most[1]:,}"
     if not least[1]:
         return f" ({text}; none of {few([name for name, count in ranked if not count])})"
     return f" ({text}; largest {most[1] / least[1]:.1f} times the smallest)"
@@ -117,9 +118,7 @@ def _kinds(document: dict[str, Any]) -> list[str]:
     if grey:
         lines.append(f"  colour    {'none' if grey == count else f'none in {grey:,} of {count:,}'}")
     if flat := document["flat"]:
-        lines.append(
-            f"  blank     {len(flat):,} are of one colour all over: {few([_shown(name) for name in flat])}"
-        )
+        lines.append(f"  blank     {len(flat):,} are of one colour all over: {few(flat)}")
     return lines
 
 
@@ -127,7 +126,7 @@ def _bad(bad: list[dict[str, str]]) -> list[str]:
     if not bad:
         return []
     lines = [f"  BAD       {len(bad):,} cannot be decoded"]
-    lines += [f"            {_shown(each['id'])}: {each['reason']}" for each in bad[:NAMED]]
+    lines += [f"            {shown(each['id'])}: {each['reason']}" for each in bad[:NAMED]]
     more = len(bad) - NAMED
     return [*lines, f"            and {more:,} more (--json names all)"] if more > 0 else lines
 
@@ -143,7 +142,7 @@ def _twins(found: dict[str, Any], pooled: bool) -> list[str]:
     if unlike:
         lines.append(
             f"            {len(unlike):,} of these groups hold more than one class, "
-            f"such as {few([_shown(name) for name in unlike[0]['ids']], 3)}"
+            f"such as {few(unlike[0]['ids'], 3)}"
         )
     if pooled:
         lines.append(
@@ -151,11 +150,6 @@ def _twins(found: dict[str, Any], pooled: bool) -> list[str]:
             "remove them first"
         )
     return lines
-
-
-def _shown(name: str) -> str:
-    """A name on one line, whatever characters it holds."""
-    return name if name.isprintable() else repr(name)
 
 
 def _groups(groups: list[dict[str, Any]]) -> str:

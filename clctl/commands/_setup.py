@@ -12,6 +12,7 @@ from torch import Tensor
 
 import clctl
 from clctl.console import Exit, Problem
+from clctl.distributed import world
 from clctl.images import Images
 from clctl.method import Encoder, Method, Scale
 from clctl.recipe.policy import Views
@@ -35,12 +36,18 @@ class Machine:
 
     @property
     def words(self) -> str:
-        """Device and precision in words."""
+        """Device, precision and ranks in words."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
         count = torch.get_num_threads()
         threads = f"{count} thread{'s' * (count > 1)}" if self.device.type == "cpu" else ""
-        precision = "bf16" if self.amp else "fp32"
-        return ", ".join(w for w in (str(self.device), name or threads, precision) if w)
+        ranks = f"{world()[1]} ranks" if world()[1] > 1 else ""
+        words = (str(self.device), name or threads, self.precision, ranks)
+        return ", ".join(word for word in words if word)
+
+    @property
+    def precision(self) -> str:
+        """ "bf16" or "fp32"."""
+        return "bf16" if self.amp else "fp32"
 
 
 def machine(choice: str, precision: str = "auto") -> Machine:
@@ -159,4 +166,5 @@ def environment(where: Machine) -> dict[str, Any]:
         "system": platform.system(),
         "machine": platform.machine(),
         "device": where.words,
+        "precision": where.precision,
     }

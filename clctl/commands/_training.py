@@ -3,9 +3,11 @@
 import copy
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,27 +15,25 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from clctl import optim
-from clctl.commands import _setup
+from clctl.commands import _setup, _trained
 from clctl.commands._guard import Guard, readings
+from clctl.commands._online import online
+from clctl.commands._progress import progress
+from clctl.commands._refresh import Watched
 from clctl.commands._stop import Stop
 from clctl.console import Talk, dump
 from clctl.data.feed import Feed
-from clctl.engine import Plan, Tick, train
-from clctl.evaluate.features import extract
-from clctl.evaluate.knn import knn
-from clctl.evaluate.score import score
+from clctl.distributed import Agreement, wait, world
+from clctl.engine import NotFinite, Plan, Tick, finite, train, whole
 from clctl.images import Images, Split
 from clctl.method import Batch, Clock, Method
 from clctl.nn.spread import spread
 from clctl.recipe.sections import Recipe
-from clctl.report.document import duration, percent
+from clctl.report.sinks._sink import Sinks
 from clctl.rng import generator, seeded
 from clctl.store import checkpoint, reference
 from clctl.store.run import Run
 from clctl.views.apply import make
-
-MEASURED = 5  # steps after which time and memory are told; the first ones warm caches up
-BANK, QUERIES = 4000, 1000  # images of train in the online score
 
 
 @dataclass
@@ -44,7 +44,9 @@ class Trainer:
         about: Goes into the model file: what it is and how to use it. No time, no machine, so
             that two identical runs write identical bytes.
         manifest: Goes beside it: where and with what it was made.
-        start: Steps that a checkpoint had done.
+        start: Steps that a checkpoint had done when the command began.
+        done: Steps that the weights have behind them.
+        skipped: Steps of the log that are left out, for something in them was not finite.
         last: The newest record of the log.
         guard: What watches for collapse.
     """
@@ -59,12 +61,17 @@ class Trainer:
     about: dict[str, Any]
     manifest: dict[str, Any]
     talk: Talk
-    classes: int = 0
+    classes: tuple[str, ...] = ()
     start: int = 0
     last: dict[str, float] = field(default_factory=dict)
     steps_seconds: float = 0.0
+    steps_taken: int = 0
     done: int = 0
+    skipped: list[int] = field(default_factory=list)
     guard: Guard = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sinks = Sinks(self.recipe, self.talk.say)
 
     @property
     def total(self) -> int:
@@ -88,13 +95,15 @@ class Trainer:
             decay=optim.decay(recipe.optimizer, recipe.schedule),
             clip_norm=getattr(recipe.optimizer, "clip_norm", None),
             amp=self.where.amp,
+            skip=frozenset(step - 1 for step in self.skipped),  # the engine counts from 0
         )
 
     def _views(self, raw: tuple[Images, Tensor | None], step: int) -> Batch:
         images, labels = raw
         key = generator(self.recipe.seed, "views", step)
-        made = make(images, self.recipe.views, key, self.where.device)
-        return Batch(made.views, labels)
+        whole = self.split.images.sizes[self.feed.rows(step)]
+        part = self.feed.part, whole
+        return Batch(make(images, self.recipe.views, key, self.where.device, part).views, labels)
 
     def arm(self) -> None:
         """Set up the guard with the readings of step 0; for a method that has its first weights."""
@@ -103,59 +112,70 @@ class Trainer:
         clock = Clock(0, plan.total, plan.per_epoch, plan.device, plan.seed)
         amp = torch.autocast(plan.device.type, plan.amp, enabled=plan.amp is not None)
         with torch.no_grad(), seeded(plan.seed, "model", 0, 0), amp:
-            step = method(batch, clock)
+            step = whole(method(batch, clock))
             own = {name: float(value) for name, value in step.metrics.items()}
             first = readings(step) | own | {"spread": float(spread(step.watch["projections"]))}
+        if self.talk.live and len(self.classes) >= 2:  # to be shown; it takes a while
+            first["knn"] = self._online.online(self.method.get_submodule(self.method.evaluated))
         armed = round(self.recipe.schedule.warmup * self.total)
         self.guard = Guard(self.recipe.guard, first, armed, self.total // 2, self.talk)
 
     def recall(self, records: list[dict[str, Any]]) -> None:
-        """Take in the log of a run that continues."""
+        """Take in the log of a run that continues, or that went back."""
         self.last = next(iter(records[::-1]), {})
+        self.guard = self.guard.again()
         self.guard.recall(records, checkpoint.steps(self.run.folder))
+        self.sinks.open(self.run.folder, self.recipe, self.done)
 
     def go(self, stop: Stop) -> str | None:
-        """Train from `start` to the end, or until `stop` has a reason; returns that reason.
+        """Train from `done` to the end, or until `stop` has a reason; returns that reason.
 
         Raises:
-            Problem: Exit.NUMERICS if the loss is not finite or the features have collapsed.
+            NotFinite: Where a loss, or what would be saved, is not finite; nothing of it is saved.
+            Problem: Exit.NUMERICS if the features have collapsed.
         """
-        recipe, label = self.recipe, f"{self.recipe.name} step"
-        saved_at, waits = time.monotonic(), deque[float](maxlen=recipe.report.log_every)
-        warm = 0.0
-        with self.talk.task(label, self.total, self.start) as show:
+        recipe = self.recipe
+        waits = deque[float](maxlen=recipe.report.log_every)
+        agree = Agreement()
+        with progress(self, stop) as show:
             clock = time.perf_counter()
-            for tick in train(self.plan, self.method, self.optimizer, self.start):
+            for tick in train(self.plan, self.method, self.optimizer, self.done):
                 now = time.perf_counter()
                 took, clock = now - clock, now
                 self.steps_seconds += took
+                self.steps_taken += 1
                 self.done = tick.step
                 waits.append(tick.waited / max(took, 1e-9))
-                last, reason = tick.step == self.total, stop.reason
-                if tick.step == self.start + 1:
-                    warm = self.steps_seconds
-                if tick.step - self.start == MEASURED:
-                    self._forecast((self.steps_seconds - warm) / (MEASURED - 1))
-                if last or reason or tick.step % recipe.report.log_every == 0:
+                last = tick.step == self.total
+                code, overdue = agree(stop.code, int(self._overdue(stop.unsaved)))
+                reason = stop.heed(code)
+                if reason and not last:
+                    self.talk.say(f"  {reason}: saving step {tick.step:,}; {stop.risk}")
+                due = last or reason or tick.step % recipe.report.log_every == 0
+                if due and tick.out is not None:
                     self._log(tick, sum(waits) / len(waits))
-                if last or reason or self._due(tick.step, saved_at):
-                    tick.fetch()  # refuses to save what is not finite
+                if last or reason or overdue or self._due(tick.step):
+                    self.check(tick)
                     self.save(tick.step)
-                    saved_at = time.monotonic()
+                    stop.saved()
+                show()
                 if last or reason:
-                    show(tick.step, self._words())
+                    agree.close()
                     return None if last else reason
-                show(tick.step, self._words())
                 clock = time.perf_counter()
         return None
 
-    def _due(self, step: int, saved_at: float) -> bool:
-        every = self.recipe.checkpoint
-        by_step = every.every_steps is not None and step % every.every_steps == 0
-        return by_step or time.monotonic() - saved_at >= 60 * every.every_minutes
+    def _due(self, step: int) -> bool:
+        every = self.recipe.checkpoint.every_steps
+        return every is not None and step % every == 0
+
+    def _overdue(self, unsaved: float) -> bool:
+        return unsaved >= 60 * self.recipe.checkpoint.every_minutes
 
     def _log(self, tick: Tick, waiting: float) -> None:
         """Write one line of metrics.jsonl, and let the guard judge it."""
+        tick = tick.whole()
+        assert tick.out is not None
         record = tick.fetch() | readings(tick.out)
         record["epoch"] = tick.step / self.feed.per_epoch
         chance = self.method.chance(self.recipe.train.batch_size)
@@ -163,88 +183,68 @@ class Trainer:
             record["loss_chance"] = chance
         if self.method.ideal is not None:
             record["loss_ideal"] = self.method.ideal
-        if self.classes >= 2 and self._score_due(tick.step):
-            record["knn"] = self.online()
+        if len(self.classes) >= 2 and self.score_due(tick.step):
+            self.check(tick)  # the update may have spoilt the weights after a finite loss
+            record["knn"] = self._online(self.method.get_submodule(self.method.evaluated))
         elif "knn" in self.last:
             self.last = {"knn": self.last["knn"]}
         record["images_per_second"] = self.images_per_second
         record["waiting"] = waiting
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         self.run.log({**record, "time": stamp})
+        self.sinks.log(record)
         self.last = {**self.last, **record}
         self.guard.judge(record)
 
-    def _score_due(self, step: int) -> bool:
+    def score_due(self, step: int) -> bool:
         """At the first line of the log in every `knn_every` epochs, and at the end."""
         every = self.recipe.report.knn_every * self.feed.per_epoch
         before = step - self.recipe.report.log_every
         return step == self.total or before // every < step // every
 
     @cached_property
-    def _held(self) -> tuple[Split, Split]:
-        """Queries and bank, both out of train: the test part is not touched before the end."""
-        order = torch.randperm(len(self.split), generator=generator(0, "online"))
-        queries = min(QUERIES, max(1, len(order) // 5))
-        bank = order[queries : queries + BANK]
-        return self.split.take(bank.sort().values), self.split.take(order[:queries].sort().values)
+    def _online(self) -> Watched:
+        asked = online(self.split, len(self.classes), self.recipe.views, self.where.device)
+        return Watched(asked, self.run.pictures, self.classes)
 
-    def online(self) -> float:
-        """kNN top-1 of one part of train against another.
+    def tensors(self) -> Iterator[Tensor]:
+        """All that a checkpoint keeps."""
+        yield from self.method.state_dict().values()
+        yield from optim.tensors(self.optimizer, self.method).values()
 
-        Both are trained on, without labels: a sign of learning, not a score.
+    def check(self, tick: Tick) -> None:
+        """Raises NotFinite if a loss up to this tick, or what a checkpoint would keep, is not."""
+        if not finite(tick, self.tensors()):
+            raise NotFinite(tick.step, "the loss, a weight or the optimizer's state")
+
+    def restore(self, folder: Path) -> dict[str, Any]:
+        """Take the state of a checkpoint; gives its manifest.
+
+        Raises:
+            Problem: Exit.CHECKPOINT if it is damaged or of another method.
         """
-        encoder = self.method.get_submodule(self.method.evaluated)
-        ready = _setup.preparation(self.recipe.views)
-        bank, queries = self._held
-        assert bank.labels is not None
-        assert queries.labels is not None
-        a, b = (extract(encoder, part.images, ready, self.where.device) for part in (bank, queries))
-        votes = knn(a, bank.labels, b, classes=self.classes)
-        return score(votes, queries.labels).metrics["top1"]
+        model, state, _, manifest = checkpoint.load(folder)
+        _trained.restore(self.method, model, "the run's method")
+        self.optimizer.state.clear()
+        optim.restore(self.optimizer, self.method, state)
+        self.done = manifest["step"]
+        return manifest
 
     def save(self, step: int) -> None:
         """Write a checkpoint; older ones beyond `checkpoint.keep` go, but for the last good one."""
-        checkpoint.save(
-            self.run.folder,
-            step,
-            self.method.state_dict(),
-            optim.tensors(self.optimizer, self.method),
-            {reference.KEY: dump({**self.about, "step": step}, indent=None)},
-            {**self.manifest, "epoch": step / self.feed.per_epoch},
-        )
-        checkpoint.prune(self.run.folder, self.recipe.checkpoint.keep, self.guard.good_save(step))
+        spare = self.guard.good_save(step)
+        if world()[0] == 0:
+            state = optim.tensors(self.optimizer, self.method)
+            text = dump({**self.about, "step": step}, indent=None)
+            epoch = {"epoch": step / self.feed.per_epoch, "skipped_steps": self.skipped}
+            about = {**self.manifest, **epoch}
+            model = self.method.state_dict()
+            checkpoint.save(self.run.folder, step, model, state, {reference.KEY: text}, about)
+            checkpoint.prune(self.run.folder, self.recipe.checkpoint.keep, spare)
+        wait()
 
     @property
     def images_per_second(self) -> float:
         """Images seen per second of training since this start."""
-        images = (self.done - self.start) * self.recipe.train.batch_size
+        images = self.steps_taken * self.recipe.train.batch_size
         return images / self.steps_seconds if self.steps_seconds else 0.0
-
-    def _words(self) -> str:
-        """The figures that matter, for the progress line."""
-        if not self.last:
-            return ""
-        words = [f"loss {self.last['loss']:.3f}"]
-        if "loss_chance" in self.last:
-            words[0] += f" (chance {self.last['loss_chance']:.2f})"
-        words.append(f"spread {self.last['spread']:.2f}")
-        if "knn" in self.last:
-            words.append(f"kNN {percent(self.last['knn'])} within train")
-        words.append(f"{self.images_per_second:.0f} images/s")
-        words.append(f"waiting {percent(self.last['waiting'])}")
-        return " · ".join(words)
-
-    def _forecast(self, step: float) -> None:
-        left = (self.total - self.done) * step
-        memory = _memory(self.where.device)
-        self.talk.say(f"  measured  {duration(left)} to go, {memory} of memory")
-
-
-def _memory(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of GPU"
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"{peak / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GiB"

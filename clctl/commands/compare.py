@@ -1,6 +1,7 @@
 """clctl compare: whether one model is better than another, on the same test images."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -58,26 +59,10 @@ def compare(order: Order, talk: Talk) -> Report:
         )
     slug, judge = JUDGES[order.by]
     one = Evaluate("", order.data, order.split, order.device)
-    sides = _named(
-        [predictions(replace(one, ckpt=s), order.by, slug, judge, talk) for s in order.subjects]
-    )
-    ids = _same_images(sides)
-    right = {side.name: side.right(ids) for side in sides}
-    pairs = [_difference(a, b, right) for a, b in combinations(sides, 2)]
-    first, worst = sides[0].name, 0.0
-    if len(pairs):
-        worst = min(p["difference"] for p in pairs if p["a"] == first)
-    document: dict[str, Any] = {
-        "schema": "clctl/compare/1",
-        "images": len(ids),
-        "models": [_model(side, right[side.name]) for side in sides],
-        "differences": [*pairs, *_over_seeds(sides, right)],
-        "protocol": {
-            "by": order.by,
-            "interval": "exact bootstrap over images of the paired difference",
-            "p_value": "McNemar, mid-p",
-        },
-    }
+    sides = [predictions(replace(one, ckpt=s), order.by, slug, judge, talk) for s in order.subjects]
+    document = compared(sides, order.by)
+    first = document["differences"][: len(sides) - 1]  # of the first model with each other
+    worst = min(pair["difference"] for pair in first)
     met = allowed is None or worst >= -allowed
     if allowed is not None:
         document["gate"] = {"metric": "top1", "largest_drop": allowed, "drop": -worst, "met": met}
@@ -86,11 +71,37 @@ def compare(order: Order, talk: Talk) -> Report:
     text = markdown(document) if order.markdown else told(document)
     if not met:
         text += f"\n\ngate: top1 fell by {-worst:.4f}, more than {allowed:g}"
-    short = f"{pairs[0]['difference']:+.4f}"
+    short = f"{first[0]['difference']:+.4f}"
     return Report(document, text, short, Exit.OK if met else Exit.GATE)
 
 
-def _named(sides: list[Predictions]) -> list[Predictions]:
+def compared(sides: Sequence[Predictions], by: str) -> dict[str, Any]:
+    """The document of clctl compare for two models or more.
+
+    Args:
+        by: The command that made the predictions.
+
+    Raises:
+        Problem: If they are not of the same images.
+    """
+    sides = _named(sides)
+    ids = _same_images(sides)
+    right = {side.name: side.right(ids) for side in sides}
+    pairs = [_difference(a, b, right) for a, b in combinations(sides, 2)]
+    return {
+        "schema": "clctl/compare/1",
+        "images": len(ids),
+        "models": [_model(side, right[side.name]) for side in sides],
+        "differences": [*pairs, *_over_seeds(sides, right)],
+        "protocol": {
+            "by": by,
+            "interval": "exact bootstrap over images of the paired difference",
+            "p_value": "McNemar, mid-p",
+        },
+    }
+
+
+def _named(sides: Sequence[Predictions]) -> list[Predictions]:
     """The same with names that tell them apart."""
     names = [side.name for side in sides]
     return [

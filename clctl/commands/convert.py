@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ def _output(order: Order) -> Path:
             f"{out} would not be found as weights: its name does not end in .safetensors",
             Exit.USAGE,
             "convert.name",
-            f"--out {out}.safetensors",
+            f"--out {quote(str(out))}.safetensors",
         )
     if reading.exists(out) and not _ours(out):
         raise Problem(

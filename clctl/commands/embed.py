@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -93,9 +94,8 @@ def embed(order: Order, talk: Talk) -> Report:
     }
     shape = " x ".join(map(str, whole.shape))
     splits = ", ".join(f"{len(part):,} {part.name}" for part in parts)
-    text = f"{order.out}: features {shape} ({splits})\n  next      clctl knn-eval {order.out}"
-    if not document["labelled"]:
-        text = text.replace("knn-eval", "diagnose")
+    then = f"{'knn-eval' if document['labelled'] else 'diagnose'} {quote(str(order.out))}"
+    text = f"{order.out}: features {shape} ({splits})\n  next      clctl {then}"
     return Report(document, text, str(order.out))
 
 

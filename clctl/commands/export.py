@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 import torch
@@ -107,7 +108,7 @@ def _source(order: Order, talk: Talk) -> _Source:
                 "--init has no run whose exports/ to write into",
                 Exit.USAGE,
                 "usage.no-out",
-                f"clctl export --init {order.init} --to {order.to} -o DIR",
+                f"clctl export --init {quote(order.init)} --to {order.to} -o DIR",
             )
         return _untrained(read(find(order.init), (), order.data), order.out)
     raise Problem(

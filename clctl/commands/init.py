@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -70,8 +71,8 @@ def init(order: Order, talk: Talk) -> Report:
     lines = [
         f"{order.out}: SimCLR on {found.name}, {len(found.ids):,} pictures, for a {machine.name}",
         f"  {found.labels_from}",
-        f"  next      clctl views {order.out} -o views.png",
-        f"            clctl pretrain {order.out}",
+        f"  next      clctl views {quote(str(order.out))} -o views.png",
+        f"            clctl pretrain {quote(str(order.out))}",
     ]
     return Report(document, "\n".join(lines), str(order.out))
 
@@ -87,8 +88,8 @@ def _recipe(order: Order, found: Surveyed, choices: dict[str, Choice]) -> str:
         f"# yaml-language-server: $schema={SCHEMA}",
         f"# SimCLR on {_comment(found.name)}, a first recipe from clctl init.",
         "#",
-        f"#   clctl views {_comment(order.out.name)} -o views.png",
-        f"#   clctl pretrain {_comment(order.out.name)}",
+        f"#   clctl views {_comment(quote(order.out.name))} -o views.png",
+        f"#   clctl pretrain {_comment(quote(order.out.name))}",
         "#",
         f"# data      {len(found.ids):,} pictures; {_comment(found.labels_from)}",
         *(f"#           {_comment(note)}" for note in found.notes),

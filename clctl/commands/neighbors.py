@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clctl.commands import _album, _features, _setup
+from clctl.commands import _features, _setup
 from clctl.commands._album import Album
 from clctl.commands._search import Order, Search, draw, of_checkpoint, of_features
 from clctl.console import Exit, Problem, Talk
+from clctl.data.words import shown
 from clctl.evaluate.knn import nearest
-from clctl.images import Split
 from clctl.report import gallery
 from clctl.report.document import Report, percent
 from clctl.store import files
@@ -67,15 +67,15 @@ def neighbors(order: Order, talk: Talk) -> Report:
     return Report(document, _text(search, document), short)
 
 
-def drawn(split: Split, features: Tensor, out: Path) -> None:
-    """Write the gallery of a fixed draw of pictures among all of them, unlabelled.
+def drawn(bank: Album, queries: Album | None, out: Path, device: torch.device) -> None:
+    """Write the gallery of a fixed draw of pictures and of the nearest to them.
 
     Args:
-        features: float32 [N, D] of the split.
+        queries: What the draw is made from; None: the bank itself, and none finds itself.
     """
-    album = _album.of_split(split.name, split, None, features)
-    search = Search(album, album, draw(len(split)), alone=True)
-    _write(out, search, *_found(search, features.device))
+    asked = bank if queries is None else queries
+    search = Search(bank, asked, draw(len(asked.ids)), alone=queries is None)
+    _write(out, search, *_found(search, device))
 
 
 def _found(search: Search, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -133,8 +133,8 @@ def _text(search: Search, document: dict[str, Any]) -> str:
     lines = [search.title]
     for query in document["queries"]:
         near = query["neighbors"][:TOLD]
-        words = [f"{n['id']}{_bracket(n)} {n['similarity']:.3f}" for n in near]
-        lines.append(f"  {query['id']}{_bracket(query)}: {', '.join(words)}")
+        words = [f"{shown(n['id'])}{_bracket(n)} {n['similarity']:.3f}" for n in near]
+        lines.append(f"  {shown(query['id'])}{_bracket(query)}: {', '.join(words)}")
     if document["same_class"] is not None:
         count = sum(len(query["neighbors"]) for query in document["queries"])
         share = percent(document["same_class"])
@@ -145,4 +145,4 @@ def _text(search: Search, document: dict[str, Any]) -> str:
 
 
 def _bracket(one: dict[str, Any]) -> str:
-    return "" if one["class"] is None else f" [{one['class']}]"
+    return "" if one["class"] is None else f" [{shown(one['class'])}]"

@@ -1,32 +1,30 @@
 """clctl pretrain: train an encoder from a recipe, continue where a run stopped, score it."""
 
-import os
-import sys
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-import torch
-
-from clctl import optim
-from clctl.commands import _initial, _setup, _trained
-from clctl.commands._announce import announce, describe, provenance, rehearse
+from clctl.commands import _changed, _initial, _memory, _numerics, _ranks, _setup
+from clctl.commands._announce import announce, describe, history, provenance, rehearse
+from clctl.commands._changed import REPORT, RESOLVED, RUN
 from clctl.commands._finish import finish, outcome
-from clctl.commands._stop import Stop, seconds
+from clctl.commands._launch import check_writable, launch, parts
+from clctl.commands._stop import Signalled, Stop, seconds
 from clctl.commands._training import Trainer
 from clctl.commands.views import draw
 from clctl.console import Exit, Problem, Talk
-from clctl.data.feed import Feed
 from clctl.data.open import load
+from clctl.distributed import wait, world
+from clctl.images import DataSet
 from clctl.recipe import identity
 from clctl.recipe.read import find, read
 from clctl.recipe.sections import Recipe
 from clctl.report.document import Report, percent
 from clctl.store import checkpoint, files
-from clctl.store.run import INITIAL, Run
-
-RESOLVED, RUN, REPORT = "recipe.resolved.json", "run.json", "report.json"
+from clctl.store.run import Run
 
 
 @dataclass(frozen=True)
@@ -43,29 +41,50 @@ class Order:
     fresh: bool = False
     download: bool = False
     out: Path | None = None
+    on_nan: str = "stop"
 
 
 def pretrain(order: Order, talk: Talk) -> Report:
     """Do it, or continue it, or say that it is done."""
+    rollback = _numerics.rollback(order.on_nan)
     limit = seconds(order.max_time) if order.max_time else None
-    source, home = _source(order)
-    recipe = read(source, order.overrides, order.data)
-    where = _setup.machine(order.device, recipe.train.precision)
-    dataset = load(recipe.data, recipe.views.size, talk.say, order.download)
+    with Stop(limit, twice=5.0 if world()[1] > 1 else 0.0).listening() as stop:
+        source, home = _source(order)
+        recipe = read(source, order.overrides, order.data)
+        where = _setup.machine(order.device, recipe.train.precision)
+        try:
+            return _pretrain(order, talk, source, home, recipe, where, stop, rollback)
+        except _memory.Short as short:
+            used, said = short.used, short.said
+        # Nothing holds the run any more, and its memory is free to try smaller batches with.
+        raise _memory.told(used, said, recipe, where, talk)
+
+
+def _pretrain(
+    order: Order,
+    talk: Talk,
+    source: Path,
+    home: Path | None,
+    recipe: Recipe,
+    where: _setup.Machine,
+    stop: Stop,
+    rollback: bool,
+) -> Report:
+    dataset = _ranks.in_turn(lambda: load(recipe.data, recipe.views.size, talk.say, order.download))
     split = dataset.learnt(recipe.method.supervised)
     begun = _initial.first(order.init_from, recipe, home, order.download, talk)
-    method = _setup.method(recipe, len(split), begun.fill)
-    wants = (method.uses_labels, method.per_class)
-    feed = Feed(split, recipe.train.batch_size, recipe.seed, where.device, *wants)
+    with _memory.watched(where):
+        method, feed, optimizer = parts(recipe, split, where, begun.fill)
     part = identity.weights_part(recipe, dataset.fingerprint, begun.sha256)
     run = Run(_folder(order, home, recipe, identity.digest(part)))
-    known = _same(run, part)
-    channels_last = {"memory_format": torch.channels_last}
-    method = method.to(where.device).to(**channels_last)  # type: ignore[call-overload]
+    again = _again(order, home, recipe)
+    known = _changed.same(run, part, dataset, again)
+    if known is None and home is None and order.out is None and not order.fresh:
+        _changed.left(run, recipe, part, dataset, again)
     trainer = Trainer(
         recipe=recipe,
         method=method,
-        optimizer=optim.build(recipe.optimizer, method),
+        optimizer=optimizer,
         split=split,
         feed=feed,
         where=where,
@@ -73,47 +92,84 @@ def pretrain(order: Order, talk: Talk) -> Report:
         about=describe(recipe, dataset, method, begun.sha256),
         manifest=provenance(recipe, dataset, where, part),
         talk=talk,
-        classes=len(dataset.classes or ()) if split.labels is not None else 0,
+        classes=dataset.classes or () if split.labels is not None else (),
     )
     announce(trainer, dataset)
     if order.dry_run:
-        return rehearse(trainer)
-    _check_writable(run.folder)
+        with _memory.watched(where):
+            return rehearse(trainer)
+    if world()[0] > 0:
+        files.muted = run.folder.absolute()
+    check_writable(run.folder)
     run.open()
-    with run.lock():
-        trainer.arm()
-        kept = _initial.keep(run, begun, method.encoder)
-        newest = checkpoint.newest(run.folder, talk.say)
+    with run.lock(), closing(trainer.sinks):
+        old = _changed.same(run, part, dataset, again)  # another launch may have begun it since
+        newest = _ranks.told_by_first("start", lambda: checkpoint.newest(run.folder, talk.say))
         if newest is not None:
-            _resume(trainer, newest)
-        if trainer.start == trainer.total and (report := run.read_json(REPORT)) is not None:
+            _changed.settle(trainer, checkpoint.read(newest), part)
+        with _memory.watched(where):
+            trainer.arm()
+        kept = _initial.keep(run, begun, method.encoder, talk)
+        manifest = None if newest is None else _resume(trainer, newest)
+        _changed.rewind(trainer, old, manifest)
+        trainer.skipped += (run.read_json(RUN) or {}).get("skipped_steps", [])
+        trainer.skipped = sorted({*trainer.skipped})
+        if trainer.start == trainer.total and (report := _changed.reported(run, talk)) is not None:
             return _already(run, report, talk)
-        if not known:
-            _write_recipe(run, source, recipe)
         state = {
             "schema": "clctl/run/1",
             "identity": part,
             "initial": kept,
-            **_launch(order, where),
+            **history(trainer),
+            "files": _changed.keep(run, old, source, recipe, dataset, talk),
+            **launch(order.overrides, order.data, order.init_from, trainer.where),
         }
-        run.write_json(RUN, {**state, "status": "running", "resumed_from": trainer.start})
-        run.rewind(trainer.start)
-        trainer.recall(run.records())
-        if not (views := run.pictures / "views.png").exists():
-            draw(recipe, split, dataset.classes, where.device, views)
-        if trainer.start < trainer.total:
-            try:
-                with Stop(limit).listening() as stop:
-                    reason = trainer.go(stop)
-            except Problem as problem:
-                run.write_json(RUN, {**state, "status": f"failed: {problem.code}"})
-                raise
-            if reason is not None:
-                return _stopped(trainer, state, reason, stop.exit)
+        _note(trainer, state, "running", resumed_from=trainer.start)
+        try:
+            return _run(trainer, state, dataset, stop, rollback, begun)
+        except Signalled:
+            _note(trainer, state, f"stopped by {stop.reason}", step=trainer.done)
+            raise
+        except (Problem, _memory.Short) as problem:
+            with suppress(Problem):  # the first one is the one to tell
+                _note(trainer, state, f"failed: {problem.code}")
+            raise
+
+
+def _run(
+    trainer: Trainer,
+    state: dict[str, Any],
+    dataset: DataSet,
+    stop: Stop,
+    rollback: bool,
+    begun: _initial.First,
+) -> Report:
+    """Train what is left to train, score it, and write that down."""
+    run, recipe, split, where = trainer.run, trainer.recipe, trainer.split, trainer.where
+    wait()  # for the log to be as the first rank left it
+    trainer.recall(run.records())
+    if not (views := run.pictures / "views.png").exists():
+        draw(recipe, split, dataset.classes, where.device, views)
+    if trainer.start < trainer.total:
+        fresh = partial(_setup.method, recipe, len(split), begun.fill)
+        note = partial(_note, trainer, state, "running", resumed_from=trainer.start)
+        with stop.steps(), _memory.watched(where):
+            reason = _numerics.pretraining(trainer, stop, rollback, fresh, note)
+        if reason is not None:
+            return _stopped(trainer, state, reason, stop.exit)
+        stop.leave()
+    run.check()
+    with _memory.scoring(run.folder):
         report = finish(trainer, dataset, _setup.environment(where))
-        run.write_json(REPORT, report.document)
-        run.write_json(RUN, {**state, "status": "done", "resumed_from": trainer.start})
-        return report
+    run.write_json(REPORT, report.document)
+    _note(trainer, state, "done", resumed_from=trainer.start)
+    return report
+
+
+def _note(trainer: Trainer, state: dict[str, Any], status: str, **more: object) -> None:
+    """Write run.json."""
+    skipped = {"skipped_steps": trainer.skipped} if trainer.skipped else {}
+    trainer.run.write_json(RUN, {**state, "status": status, **more, **skipped})
 
 
 def _source(order: Order) -> tuple[Path, Path | None]:
@@ -135,6 +191,7 @@ def _source(order: Order) -> tuple[Path, Path | None]:
             "usage.run-and-out",
             "name the recipe instead of the run",
         )
+    _changed.whole(Run(folder))
     return folder / RESOLVED, folder
 
 
@@ -149,83 +206,29 @@ def _folder(order: Order, home: Path | None, recipe: Recipe, digest: str) -> Pat
     return candidate if folder.exists() else folder
 
 
-def _same(run: Run, part: dict[str, Any]) -> bool:
-    """Whether the folder holds this run already.
-
-    Raises:
-        Problem: If it holds another run, or something that is no run.
-    """
-    state = run.read_json(RUN) if run.folder.is_dir() else None
-    if state is None:
-        if run.folder.exists() and (not run.folder.is_dir() or _foreign(run.folder)):
-            raise Problem(
-                f"{run.folder} exists and is not a run",
-                Exit.EXISTS,
-                "run.foreign-folder",
-                "give an --out that is new or empty",
-            )
-        return False
-    changed = identity.differences(state["identity"], part)
-    if changed:
-        raise Problem(
-            f"{run.folder} is another run; what differs changes weights:\n    "
-            + "\n    ".join(changed),
-            Exit.EXISTS,
-            "run.differs",
-            f"--fresh or another --out starts anew; --init-from {run.folder} starts from its encoder",
-        )
-    return True
+def _again(order: Order, home: Path | None, recipe: Recipe) -> list[str]:
+    """The command of this launch, for a run in another folder."""
+    words = ["clctl", "pretrain", str(home / RESOLVED) if home else order.recipe]
+    changes = [c for c in order.overrides if not c.startswith("encoder.weights=")]
+    if recipe.encoder.weights is not None:
+        changes.append("encoder.weights=null")  # --init-from takes its place
+    words += [word for change in changes for word in ("--set", change)]
+    given = {"--data": order.data, "--out": order.out, "--device": order.device}
+    return words + [str(w) for pair in given.items() if pair[1] not in (None, "auto") for w in pair]
 
 
-def _foreign(folder: Path) -> bool:
-    """Whether something lies there that a start cut short would not have left behind."""
-    ours = {".lock", "checkpoints", "pictures", "evaluations", "recipe.yaml", RESOLVED, INITIAL}
-    return any(p.name not in ours and not p.name.startswith(".") for p in folder.iterdir())
-
-
-def _check_writable(folder: Path) -> None:
-    """Refuse before anything is made rather than at the first checkpoint."""
-    nearest = folder.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise Problem(
-            f"{folder} cannot be written: {nearest} is not a folder that you may write to",
-            Exit.RESOURCES,
-            "run.not-writable",
-            "give an --out elsewhere",
-        )
-
-
-def _resume(trainer: Trainer, folder: Path) -> None:
-    model, state, _, manifest = checkpoint.load(folder)
-    _trained.restore(trainer.method, model, "the run's method")
-    optim.restore(trainer.optimizer, trainer.method, state)
-    trainer.start = trainer.done = manifest["step"]
+def _resume(trainer: Trainer, folder: Path) -> dict[str, Any]:
+    manifest = trainer.restore(folder)
+    trainer.start, trainer.skipped = trainer.done, list(manifest.get("skipped_steps", []))
     if trainer.start < trainer.total:
         trainer.talk.say(f"  continuing exactly at step {trainer.start:,} from {folder.name}")
-
-
-def _write_recipe(run: Run, source: Path, recipe: Recipe) -> None:
-    if source.suffix != ".json":
-        files.write(run.folder / "recipe.yaml", source.read_bytes())
-    run.write_json(RESOLVED, identity.resolved(recipe))
-
-
-def _launch(order: Order, where: _setup.Machine) -> dict[str, Any]:
-    return {
-        "command": sys.argv[1:],
-        "overrides": list(order.overrides),
-        "data": order.data,
-        "init_from": order.init_from and str(Path(order.init_from).absolute()),
-        "device": where.words,
-        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "pid": os.getpid(),
-    }
+    return manifest
 
 
 def _already(run: Run, report: dict[str, Any], talk: Talk) -> Report:
     talk.say(f"already done: {run.folder}; --fresh trains again in a new folder")
+    if (state := run.read_json(RUN)) is not None and state["status"] != "done":
+        run.write_json(RUN, {**state, "status": "done"})  # killed between the two documents
     text = "\n".join(report.get("summary", []))
     return Report(report, text, str(run.folder))
 
@@ -233,7 +236,7 @@ def _already(run: Run, report: dict[str, Any], talk: Talk) -> Report:
 def _stopped(trainer: Trainer, state: dict[str, Any], reason: str, exit: Exit) -> Report:
     """The state of a run that stopped early: saved, and the command that continues it."""
     run, share = trainer.run, percent(trainer.done / trainer.total)
-    run.write_json(RUN, {**state, "status": f"stopped by {reason}", "step": trainer.done})
+    _note(trainer, state, f"stopped by {reason}", step=trainer.done)
     document = {
         **outcome(trainer),
         "status": "stopped",
@@ -241,6 +244,6 @@ def _stopped(trainer: Trainer, state: dict[str, Any], reason: str, exit: Exit) -
     }
     text = (
         f"stopped by {reason} at step {trainer.done:,} of {trainer.total:,} ({share}), saved\n"
-        f"continue: clctl pretrain {run.folder}"
+        f"continue: clctl pretrain {quote(str(run.folder))}"
     )
     return Report(document, text, str(run.folder), exit)

@@ -6,21 +6,20 @@ import os
 import shutil
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from clctl.console import Exit, Problem
-from clctl.data.decode import Bad, Bounds, Picture, decode
+from clctl.data.decode import Bad, Bounds, decode
 from clctl.data.depth import Window, scaled, window
 from clctl.data.entries import CANVAS, INDEX
+from clctl.data.spread import spread
 
 HEARTBEAT = 5.0  # seconds between lines of talk
-CHUNK = 16  # files per task: small pictures take less time than handing one over
 
 
 @dataclass
@@ -88,7 +87,7 @@ def _pile_up(
     with open(to, "wb") as out, warnings.catch_warnings():
         # Remarks on a picture's metadata are nobody's concern; `decode` judges its size.
         warnings.simplefilter("ignore")
-        for row, found in enumerate(_decode_all(paths, bounds)):
+        for row, found in enumerate(spread(paths, partial(decode, bounds=bounds))):
             if isinstance(found, Bad):
                 pile.bad.append((row, found.reason))
                 pile.lasting &= found.lasting
@@ -102,27 +101,6 @@ def _pile_up(
             if time.monotonic() - told > HEARTBEAT:
                 told = time.monotonic()
                 talk(f"decoded {row + 1:,} of {len(paths):,} pictures")
-
-
-def _decode_all(paths: Sequence[str], bounds: Bounds) -> Iterator[Picture | Bad]:
-    """Results in the order of `paths`. Threads: decoders release the lock, processes were slower."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    workers = len(affinity(0)) if affinity else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    waiting: deque[Future[list[Picture | Bad]]] = deque()
-    try:
-        for first in range(0, len(paths), CHUNK):
-            waiting.append(pool.submit(_decode_some, paths[first : first + CHUNK], bounds))
-            if len(waiting) > 4 * workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _decode_some(paths: Sequence[str], bounds: Bounds) -> list[Picture | Bad]:
-    return [decode(path, bounds) for path in paths]
 
 
 def _lay_out(pile: Pile, folder: Path) -> Window | None:

@@ -6,10 +6,15 @@ colour comes from Pillow by its upper 8 bits.
 Differs: pictures are shrunk with Pillow's antialiased triangle filter, the one that evaluation
 and torchvision's Resize use, from a JPEG that libjpeg may first have shrunk to no less than three
 times the wanted size.
+
+What the decoder finds cut short or damaged is bad as a whole; no part of it is taken. A JPEG has
+no checksums: damage that leaves its end in place may pass for a picture.
 """
 
 import hashlib
 import io
+import os
+import stat
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,6 +24,10 @@ from PIL import Image, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 HEIC = (".heic", ".heif")  # with the extra of that name
+
+LARGEST = (
+    1 << 30
+)  # bytes of a file; the largest picture that is opened has fewer even as plain pixels
 
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -90,13 +99,9 @@ def formats() -> tuple[str, ...]:
 
 def decode(path: str, bounds: Bounds) -> Picture | Bad:
     """Decode one file. The caller has Pillow's warnings ignored: size is judged here."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        return Bad(error.strerror or type(error).__name__, lasting=False)
-    if not data:
-        return Bad("the file is empty")
+    data = _content(path)
+    if isinstance(data, Bad):
+        return data
     try:
         with Image.open(io.BytesIO(data), formats=formats()) as image:
             pixels = _pixels(image, bounds)
@@ -107,8 +112,22 @@ def decode(path: str, bounds: Bounds) -> Picture | Bad:
     except Exception as error:
         # Damaged bytes make the decoders raise almost anything: OSError, SyntaxError,
         # struct.error, zlib.error, KeyError. All of it is a finding about this file.
-        return Bad(" ".join(str(error).split()) or type(error).__name__)
+        return Bad(" ".join(str(error).split())[:200] or type(error).__name__)
     return Picture(pixels, hashlib.sha256(data).hexdigest())
+
+
+def _content(path: str) -> bytes | Bad:
+    """The bytes of a regular file; what has become a pipe or device since it was found is not read."""
+    try:
+        with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return Bad("it is no regular file", lasting=False)
+            if status.st_size > LARGEST:
+                return Bad(f"it has {status.st_size:,} bytes, and {LARGEST:,} are the limit")
+            return file.read() or Bad("the file is empty")
+    except OSError as error:
+        return Bad(error.strerror or type(error).__name__, lasting=False)
 
 
 def _pixels(image: Image.Image, bounds: Bounds) -> np.ndarray:
@@ -128,12 +147,21 @@ def _pixels(image: Image.Image, bounds: Bounds) -> np.ndarray:
     box = (left * x, top * y, (left + cut[0]) * x, (top + cut[1]) * y)
     image.load()
     # Read only now: a TIFF turns itself while loading, a PNG may tell after its pixels.
-    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    turn = _UPRIGHT.get(orientation(image))
     image = _flat(image).resize(size, Image.Resampling.BILINEAR, box=box)
     if turn is not None:
         image = image.transpose(turn)
     pixels = np.asarray(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def orientation(image: Image.Image) -> int:
+    """1 to 8 as EXIF counts; 1 where there is none or none that can be read: the pixels are whole."""
+    try:
+        found = image.getexif().get(_ORIENTATION)
+    except Exception:  # SyntaxError, struct.error and more, as the bytes will have it
+        return 1
+    return found if isinstance(found, int) and found in _UPRIGHT else 1
 
 
 def _bomb(image: Image.Image) -> None:

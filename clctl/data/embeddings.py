@@ -7,9 +7,7 @@
 
 import hashlib
 import json
-import struct
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from clctl.console import Exit, Problem
 from clctl.data import arrayfile
+from clctl.data.words import few
+from clctl.store import tensors
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 SPLITS = ("train", "val", "test")
+LISTS = ("ids", "splits", "classes")
+KEYS = ("features", "labels", *LISTS)  # other arrays of a file stay unread
 WANTED = "features float [N, D], and if you like labels [N], ids [N], splits [N] and classes"
 
 
@@ -57,13 +59,8 @@ def read(path: Path) -> Embeddings:
     """
     if not path.is_file():
         raise Problem(f"there is no file {path}", Exit.DATA, "data.missing")
-    try:
+    with arrayfile.telling(path, f"the file should hold {WANTED}"):
         found = _READERS[path.suffix](path)
-    except (OSError, zipfile.BadZipFile, SafetensorError) as error:
-        raise _problem(path, f"cannot be read: {error}", "data.unreadable-file") from error
-    except (ValueError, TypeError, EOFError, RuntimeError, zlib.error, struct.error) as error:
-        # What zipfile, numpy and torch raise on damaged members, passwords and odd types.
-        raise _problem(path, f"cannot be read: {error}", "data.unreadable-file") from error
     features = _features(path, found)
     count = len(features)
     labels, classes = _labels(path, found, count)
@@ -78,7 +75,7 @@ def read(path: Path) -> Embeddings:
 
 def _features(path: Path, found: dict[str, Any]) -> Tensor:
     if "features" not in found:
-        there = ", ".join(sorted(found)) or "nothing"
+        there = few(sorted(found)) or "nothing"
         raise _problem(path, f"holds no array called features, but {there}", "data.no-features")
     array = found["features"]
     words = f"{array.dtype} {list(array.shape)}"
@@ -125,29 +122,32 @@ def _names(
         raise _problem(path, f"has {key} that are no list of {count or 'text'} entries")
     if key != "splits" and len({str(name) for name in names}) < len(names):
         raise _problem(path, f"has {key} that are there twice")
+    if not all(map(arrayfile.is_text, map(str, names))):
+        raise _problem(path, f"has {key} that are no Unicode text")
     return tuple(str(name) for name in names)
 
 
 def _npy(path: Path) -> dict[str, Any]:
-    return {"features": np.load(path, allow_pickle=False)}
+    return {"features": arrayfile.plain(path)}
 
 
 def _npz(path: Path) -> dict[str, Any]:
     with zipfile.ZipFile(path) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        return {name: arrayfile.array(archive, info) for name, info in members.items()}
+        there = arrayfile.members(archive)
+        return {n: arrayfile.array(archive, i) if n in KEYS else None for n, i in there.items()}
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
+    tensors.header(path)
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names}
+        found = {name: _numpy(file.get_tensor(name)) if name in KEYS else None for name in names}
         metadata = file.metadata() or {}
-    arrays = {n: (t.float() if t.is_floating_point() else t).numpy() for n, t in tensors.items()}
-    lists = {
-        key: json.loads(metadata[key]) for key in ("ids", "splits", "classes") if key in metadata
-    }
-    return {**arrays, **lists}
+    return {**found, **{key: json.loads(metadata[key]) for key in LISTS if key in metadata}}
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 _READERS = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}

@@ -1,4 +1,7 @@
-"""Which images make up which batch: a pure function of (seed, step), wherever training starts."""
+"""Which images make up which batch: a pure function of (seed, step), wherever training starts.
+
+Of several processes each gathers its own rows of the global batch, which is the same for all.
+"""
 
 from collections.abc import Iterator
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor
 
 from clctl.console import Exit, Problem
+from clctl.distributed import world
 from clctl.images import Images, Split
 from clctl.rng import generator
 
@@ -18,6 +22,7 @@ class Feed:
 
     Attributes:
         per_epoch: Batches of one epoch, at least 1.
+        part: Rows of the global batch that are this process's.
         resident: Whether the canvas lies on a CUDA device.
     """
 
@@ -46,6 +51,16 @@ class Feed:
                 "data.no-labels",
                 "give labelled data, or take another method",
             )
+        rank, ranks = world()
+        if batch_size % ranks:
+            raise Problem(
+                f"a batch of {batch_size} cannot be cut into {ranks} equal parts, one for each rank",
+                Exit.RECIPE,
+                "recipe.batch-of-ranks",
+                f"--set train.batch_size={max(1, batch_size // ranks) * ranks}",
+            )
+        share = batch_size // ranks
+        self.part = slice(rank * share, (rank + 1) * share)
         self._classes = _Classes(split, batch_size, per_class) if per_class else None
         self.per_epoch = len(split if self._classes is None else self._classes) // batch_size
         self.resident = device.type == "cuda" and _fits(split.images.canvas, device)
@@ -55,7 +70,7 @@ class Feed:
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def rows(self, step: int) -> Tensor:
-        """Rows of the batch of this step: int64 [B] on the CPU, no row twice in an epoch."""
+        """Rows of the global batch of this step: int64 [B] on the CPU, none twice in an epoch."""
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             key = generator(self._seed, "order", epoch)
@@ -67,10 +82,13 @@ class Feed:
         return self._order[place * self._batch : (place + 1) * self._batch]
 
     def batches(self, start: int) -> Iterator[tuple[Images, Tensor | None]]:
-        """Batches from step `start` on, without end; labels are None unless the method uses them."""
+        """This process's part of each batch from step `start` on, without end.
+
+        Labels are None unless the method uses them.
+        """
         step = start
         while True:
-            rows = self.rows(step)
+            rows = self.rows(step)[self.part]
             labels = None if self._labels is None else self._send(self._labels[rows])
             yield self._gather(rows), labels
             step += 1

@@ -23,6 +23,11 @@ def of_files(named: Iterable[tuple[str, str]]) -> str:
     return digest.hexdigest()
 
 
+def brief(digests: Iterable[str]) -> bytes:
+    """The first 8 bytes of each sha256 hex, one after the other: enough to tell what changed."""
+    return b"".join(bytes.fromhex(digest[:16]) for digest in digests)
+
+
 def of_set(
     parts: Mapping[str, tuple[str, Tensor | None]],
     classes: Sequence[str] | None,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from clctl.console import Exit, Problem
 from clctl.data.plausible import doubt
-from clctl.data.words import few, span
+from clctl.data.words import few, shown, span
 
 SPLITS = {
     "train": "train",
@@ -147,7 +147,7 @@ def _obstacle(train: Part, tops: list[str | None]) -> str | None:
         pictures = "1 picture lies" if loose == 1 else f"{loose} pictures lie"
         return f"{pictures} directly in {where}, outside of any class folder"
     if len(found) < 2:
-        return f"{where} holds a single folder ({found[0]})"
+        return f"{where} holds a single folder ({shown(found[0])})"
     if not train.folder and all(top.lower() in SPLITS for top in found):
         return f"the folders {few(found)} are splits, not classes, and there is no train/"
     return None
@@ -164,7 +164,9 @@ def _foreign(part: Part, tops: list[str | None], classes: tuple[str, ...]) -> st
     found = sorted({top for top in tops if top is not None})
     unknown = [top for top in found if top not in classes]
     if len(found) == 1 and unknown:
-        return f"{part.folder}/ holds a single folder ({found[0]}), which is no class of train"
+        return (
+            f"{part.folder}/ holds a single folder ({shown(found[0])}), which is no class of train"
+        )
     if unknown:
         raise Problem(
             f"{part.folder}/ holds classes that train does not: {few(unknown)} "
@@ -189,7 +191,7 @@ def _nested(names: Sequence[str], folder: str) -> list[str]:
     top = mixed[0]
     inner = min(name for name in inside[top] if name is not None)
     where = f" (such folders are in {len(mixed)} classes)" if len(mixed) > 1 else ""
-    return [f"folders below a class belong to it: {top}/{inner} is {top}{where}"]
+    return [f"folders below a class belong to it: {shown(f'{top}/{inner}')} is {shown(top)}{where}"]
 
 
 def _top(name: str, folder: str) -> str | None:

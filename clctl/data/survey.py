@@ -4,21 +4,19 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from clctl.data.decode import Bad, Bounds, decode, formats
+from clctl.data.decode import Bad, Bounds, decode, formats, orientation
+from clctl.data.spread import spread
 
 SIDE = 32  # pixels of the small grey copy
 COLOURLESS = 4.0  # levels between the channels of a grey picture that was stored in colour
 FLAT = 2.0  # levels; a picture that varies by less shows nothing
 
-_ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height change places
 _DECODED = Bounds(2 * SIDE, 3.0)
-_CHUNK = 16  # files per task: small pictures take less time than handing one over
 
 
 @dataclass(frozen=True)
@@ -65,22 +63,10 @@ class Look:
 
 def looks(paths: Sequence[str]) -> Iterator[Look | Bad]:
     """A look at each file, in the order of `paths`; decoding is spread over threads."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    workers = len(affinity(0)) if affinity else os.cpu_count() or 1
-    chunks = [paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK)]
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="look")
-    try:
-        with warnings.catch_warnings():
-            # Remarks on a picture's metadata are nobody's concern; `decode` judges its size.
-            warnings.simplefilter("ignore")
-            for found in pool.map(_some, chunks):
-                yield from found
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _some(paths: Sequence[str]) -> list[Look | Bad]:
-    return [look(path) for path in paths]
+    with warnings.catch_warnings():
+        # Remarks on a picture's metadata are nobody's concern; `decode` judges its size.
+        warnings.simplefilter("ignore")
+        yield from spread(paths, look)
 
 
 def look(path: str) -> Look | Bad:
@@ -92,7 +78,7 @@ def look(path: str) -> Look | Bad:
         size = os.path.getsize(path)
         with Image.open(path, formats=formats()) as image:  # the header alone
             width, height = image.size
-            if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+            if orientation(image) >= 5:  # on its side
                 width, height = height, width
             mode, kind, bits = image.mode, image.format or "unknown", _bits(image)
             channels = len(image.getbands())

@@ -6,7 +6,12 @@ from collections.abc import Collection, Sequence
 def few(names: Sequence[str], limit: int = 5) -> str:
     """The first few names, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(map(shown, names[:limit])) + more
+
+
+def shown(name: str) -> str:
+    """A name on one line, whatever it holds: a line break must not pass for a line of ours."""
+    return name if name.isprintable() else repr(name)
 
 
 def span(counts: Collection[int]) -> str:

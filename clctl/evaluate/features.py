@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from clctl.distributed import gather, world
 from clctl.images import Images
 
 Prepare = Callable[[Images], Tensor]  # images -> float [B, 3, size, size], normalised
@@ -39,16 +40,24 @@ def extract(
 ) -> Tensor:
     """Features of every image, float32 [N, D] on the CPU, in order.
 
+    Of several ranks, which all call this alike, each encodes an equal part, and all get the whole.
+
     Args:
         tick: Called with the number of images done after every batch.
     """
-    parts = []
+    rank, ranks = world()
+    share = -(-len(images) // ranks)
+    # The last part is filled up with the last image, for all ranks gather alike.
+    mine = torch.arange(rank * share, (rank + 1) * share).clamp(max=len(images) - 1)
+    parts: list[Tensor] = []
     with frozen(encoder):
-        for chunk in chunks(images, batch):
-            x = prepare(chunk.to(device)).contiguous(memory_format=torch.channels_last)
-            parts.append(encoder(x).float().cpu())
-            tick(sum(map(len, parts)))
-    return torch.cat(parts)
+        for rows in mine.split(batch):
+            chunk = images.take(rows).to(device)
+            x = prepare(chunk).contiguous(memory_format=torch.channels_last)
+            each = gather(encoder(x).float()).cpu()
+            parts.append(each.unflatten(0, (ranks, -1)))
+            tick(min(len(images), ranks * sum(part.shape[1] for part in parts)))
+    return torch.cat(parts, dim=1).flatten(0, 1)[: len(images)]
 
 
 def pixels(images: Images, prepare: Prepare, batch: int = 256) -> Tensor:

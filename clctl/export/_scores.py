@@ -46,14 +46,19 @@ def rows(evaluations: Path, sha256: str) -> tuple[Row, ...]:
     """
     names = [name for name in reading.names(evaluations) if name.endswith(".json")]
     found = [documents.read(evaluations / name, "run.damaged") for name in names]
-    return tuple(row for document in found if (row := _row(document, sha256)) is not None)
+    ours = [document for document in found if weights(document) == sha256]
+    return tuple(made for document in ours if (made := row(document)) is not None)
 
 
-def _row(document: dict[str, Any], sha256: str) -> Row | None:
-    """The row of a document; None where it is of other weights, or no score with an interval."""
+def weights(document: dict[str, Any]) -> str | None:
+    """The sha256 of the weights that a document is of, where it says so."""
+    checkpoint = document.get("checkpoint")
+    return checkpoint.get("sha256") if isinstance(checkpoint, dict) else None
+
+
+def row(document: dict[str, Any]) -> Row | None:
+    """The row of a document of an evaluation; None where it is no score with an interval."""
     try:
-        if document["checkpoint"]["sha256"] != sha256:
-            return None
         metric = next(name for name in _METRICS if name in document["metrics"])
         low, high = document[_METRICS[metric]]
         data = document["data"]

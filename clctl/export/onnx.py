@@ -5,6 +5,7 @@ taken out, so that the bytes depend on the weights and the versions of torch and
 """
 
 import io
+import os
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 WEIGHTS = LOADED = "model.onnx"
 BATCHES = (1, 3, 17)
 TOLERANCE = 1e-3  # of features, relative to the largest of them
+
+# Else onnxruntime, once imported, writes an identifier into the home folder and reports to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def refusal(subject: Subject) -> str | None:

@@ -48,9 +48,14 @@ def digest(part: dict[str, Any]) -> str:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """One line for each value that differs, such as "train.epochs: 100 -> 200"."""
+    return [f"{path}: {before} -> {after}" for path, before, after in changes(old, new)]
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Each value that differs: its path, and the old and the new one in words."""
     before, after = dict(_leaves(old, "")), dict(_leaves(new, ""))
     return [
-        f"{path}: {_word(before.get(path, _ABSENT))} -> {_word(after.get(path, _ABSENT))}"
+        (path, _word(before.get(path, _ABSENT)), _word(after.get(path, _ABSENT)))
         for path in sorted({*before, *after})
         if before.get(path, _ABSENT) != after.get(path, _ABSENT)
     ]

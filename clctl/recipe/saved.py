@@ -1,6 +1,7 @@
 """A recipe that is not in a file of the user's: one that a checkpoint carries, one on other data."""
 
 import json
+from shlex import quote
 from typing import Any
 
 from clctl.console import Exit, Problem
@@ -49,5 +50,5 @@ def with_data(recipe: Recipe, data: str) -> Recipe:
     problems += point(sections, data)
     found, faults = validated(tree)
     if found is None or problems or faults:
-        raise together(problems + faults, label, f"clctl validate {label}")
+        raise together(problems + faults, label, f"clctl validate --data {quote(data)}")
     return found

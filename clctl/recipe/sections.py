@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
+from clctl.recipe.plugins import known
 from clctl.recipe.policy import Views
 from clctl.recipe.section import Conflict, Count, Plugin, Positive, Section, Share
 
@@ -123,10 +124,32 @@ class Checkpoint(Section):
 
 
 class Report(Section):
-    """log_every: steps between lines of metrics.jsonl; knn_every: epochs between online scores."""
+    """log_every: steps between lines of metrics.jsonl; knn_every: epochs between online scores.
+
+    tensorboard: also write the log for TensorBoard, into the run's folder;
+    sinks: further files of clctl/report/sinks that take the log, by their names.
+    """
 
     log_every: Count = 10
     knn_every: Count = 5
+    tensorboard: bool = False
+    sinks: tuple[str, ...] = ()
+
+    @property
+    def takers(self) -> tuple[str, ...]:
+        """The sinks that are asked for, each once."""
+        return tuple(dict.fromkeys(("tensorboard",) * self.tensorboard + self.sinks))
+
+    def conflicts(self, recipe: "Recipe") -> Iterable[Conflict]:
+        """Sinks that are not there."""
+        there = known("clctl.report.sinks")
+        for index, name in enumerate(self.sinks):
+            if name not in there:
+                yield Conflict(
+                    f"report.sinks[{index}]",
+                    f"there is no sink {name}; there are {', '.join(there)}",
+                    f"write it as clctl/report/sinks/{name}.py, or leave it out",
+                )
 
 
 class Guard(Section):

@@ -1,7 +1,5 @@
-"""Pictures with their nearest ones: a grid as PNG, or one HTML file that needs nothing else."""
+"""Pictures with their nearest ones: a grid as PNG, one HTML file, or a part of another page."""
 
-import base64
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from clctl.console import clean
+from clctl.report.thumbnails import STRIPS, broken, escaped, figure, pillow, strip
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -19,23 +18,15 @@ if TYPE_CHECKING:
 SIDE, GAP, LINE, HEAD = 96, 10, 15, 34  # pixels: a picture, between them, a line of text, the title
 FRAME = 4
 PAPER, INK, FAINT, WRONG = "#ffffff", "#1a1a1a", "#6b6b6b", "#c62828"
-SHARP = 64  # pixels of a side up to which a picture is kept exact; larger ones become JPEG
+SIGN = "✗"  # beside the frame of a wrong one, for who does not see its colour
 
 _STYLE = """\
 :root { color-scheme: light dark }
 body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5rem; background: Canvas; color: CanvasText }
-section { display: flex; flex-wrap: wrap; gap: .6rem; padding: .8rem 0;
-  border-top: 1px solid GrayText }
-figure { margin: 0; width: 7.5rem; overflow-wrap: anywhere }
-figure:first-child { margin-right: 1.2rem }
 h1 { font-size: 1.2rem }
-img { width: 100%; aspect-ratio: 1; object-fit: contain; box-sizing: border-box }
-img.sharp { image-rendering: pixelated }
-.wrong img { border: 4px solid #c62828 }
-.wrong b::after { content: " other class"; color: #c62828 }
-@media (prefers-color-scheme: dark) { .wrong img { border-color: #ff6b6b }
-  .wrong b::after { color: #ff6b6b } }
-figcaption small { color: GrayText; display: block }"""
+:root { --faint: GrayText; --grid: GrayText; --wrong: #c62828 }
+@media (prefers-color-scheme: dark) { :root { --wrong: #ff6b6b } }
+"""
 
 
 @dataclass(frozen=True)
@@ -90,14 +81,22 @@ def page(rows: Rows, title: str) -> bytes:
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">",
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_escaped(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>",
-        f"<h1>{_escaped(title)}</h1>",
+        f"<title>{escaped(title)}</title>\n<style>\n{_STYLE}{STRIPS}\n</style>\n</head>\n<body>",
+        f"<h1>{escaped(title)}</h1>",
+        strips(rows, 2 * SIDE),
     ]
-    for row in rows:
-        query = row[0]
-        figures = [_figure(shown, i, query) for i, shown in enumerate(row)]
-        parts.append("\n".join(["<section>", *figures, "</section>"]))
     return "\n".join([*parts, "</body>\n</html>\n"]).encode("utf-8", "backslashreplace")
+
+
+def strips(rows: Rows, side: int) -> str:
+    """The same as a part of a page: a strip for each query.
+
+    Args:
+        side: Pixels that the long side of a picture is shrunk to.
+    """
+    return "\n".join(
+        strip(_figure(shown, i, row[0], side) for i, shown in enumerate(row)) for row in rows
+    )
 
 
 def _cell(
@@ -108,12 +107,13 @@ def _cell(
     font: "FreeTypeFont",
 ) -> None:
     x, y = corner
-    picture = _scaled(_pillow(shown.picture))
+    picture = _scaled(pillow(shown.picture))
     left, top = x + (SIDE - picture.width) // 2, y + (SIDE - picture.height) // 2
     sheet.paste(picture, (left, top))
     if shown.wrong:
         pen.rectangle((x, y, x + SIDE - 1, y + SIDE - 1), outline=WRONG, width=FRAME)
     first = "query" if shown.similarity is None else f"{shown.similarity:.3f}"
+    first += f" {SIGN}" * shown.wrong
     text = shown.name if shown.label is None else shown.label
     second = _fitting(_line(text), font, SIDE, ending=shown.label is None)
     colour = WRONG if shown.wrong else FAINT
@@ -121,38 +121,17 @@ def _cell(
     pen.text((x, y + SIDE + 1 + LINE), second, colour, font)
 
 
-def _figure(shown: Shown, place: int, query: Shown) -> str:
-    named = _escaped(shown.name) + (f", {_escaped(shown.label)}" if shown.label else "")
+def _figure(shown: Shown, place: int, query: Shown, side: int) -> str:
+    named = shown.name + (f", {shown.label}" if shown.label else "")
     if shown.similarity is None:
         alt, head = f"query {named}", "query"
     else:
         head = f"{shown.similarity:.3f}"
-        alt = f"neighbour {place} of {_escaped(query.name)}: {named}, similarity {head}"
-    label = "" if shown.label is None else f" {_escaped(shown.label)}"
-    address, sharp = _address(_pillow(shown.picture))
-    kind = ' class="wrong"' if shown.wrong else ""
-    return (
-        f'<figure{kind}><img{sharp} alt="{alt}" src="{address}">'
-        f"<figcaption><b>{head}</b>{label}<small>{_escaped(shown.name)}</small></figcaption></figure>"
-    )
-
-
-def _address(picture: Image.Image) -> tuple[str, str]:
-    """The picture as an address that holds it, and the attribute of small ones."""
-    small = max(picture.size) <= SHARP
-    if not small:
-        picture = picture.copy()
-        picture.thumbnail((2 * SIDE, 2 * SIDE), Image.Resampling.BILINEAR)
-    found = io.BytesIO()
-    form = "PNG" if small else "JPEG"
-    picture.save(found, form, **({} if small else {"quality": 85}))
-    held = base64.b64encode(found.getvalue()).decode()
-    return f"data:image/{form.lower()};base64,{held}", ' class="sharp"' if small else ""
-
-
-def _pillow(picture: Tensor) -> Image.Image:
-    pixels = picture.cpu().permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        alt = f"neighbour {place} of {query.name}: {named}, similarity {head}"
+    sign = f" <i>{SIGN} other class</i>" if shown.wrong else ""
+    label = "" if shown.label is None else f" {broken(shown.label)}"
+    caption = f"<b>{head}</b>{sign}{label}<small>{broken(shown.name)}</small>"
+    return figure(shown.picture, alt, caption, side, shown.wrong)
 
 
 def _scaled(picture: Image.Image) -> Image.Image:
@@ -182,7 +161,3 @@ def _fitting(text: str, font: "FreeTypeFont", width: int, ending: bool = False) 
 
 def _line(text: str) -> str:
     return clean(text).replace("\n", " ")
-
-
-def _escaped(text: str) -> str:
-    return html.escape(_line(text))

@@ -4,7 +4,6 @@ A folder is built under a hidden name, its manifest last, and then renamed. The 
 the sha256 of both tensor files, and of itself with that one value as zeros.
 """
 
-import hashlib
 import os
 import re
 import secrets
@@ -25,7 +24,7 @@ CHECKPOINTS = "checkpoints"
 LOG = "metrics.jsonl"
 MODEL, STATE, MANIFEST = "model.safetensors", "state.safetensors", "manifest.json"
 
-_SEAL, _ZEROS = "manifest_sha256", "0" * 64
+_SEAL = "manifest_sha256"
 # The second form is a checkpoint that was renamed to make room for another of its step.
 _NAME = re.compile(r"step-(\d{8,})|\.step-(\d{8,})\.[0-9a-f]+\.old")
 
@@ -55,8 +54,11 @@ def save(
     draft = _hidden(target, "tmp")
     files.make(home)
     files.sweep(home)
+    log = None
     if reading.exists(run / LOG):
         files.sync(run / LOG)
+        size, digest = reading.measured(run / LOG)
+        log = {"bytes": size, "sha256": digest}
     try:
         files.make(draft)
         more = sum(t.numel() * t.element_size() for t in state.values())
@@ -72,10 +74,11 @@ def save(
                 for name in sums
             },
             "tensors": {"count": len(model), "params": sum(t.numel() for t in model.values())},
+            "log": log,
             "parent": next((folder.name for at, folder in _found(home) if at < step), None),
             "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        files.write(draft / MANIFEST, _sealed({**own, **about, **own}))
+        files.write(draft / MANIFEST, documents.sealed({**own, **about, **own}, _SEAL))
         _put_in_place(draft, target)
     except BaseException:
         with suppress(Problem):  # the first error is the one to tell
@@ -93,7 +96,7 @@ def verify(folder: Path) -> dict[str, Any]:
     Raises:
         Problem: Exit.CHECKPOINT, naming the file that is missing or damaged.
     """
-    manifest = _manifest(folder / MANIFEST)
+    manifest = read(folder)
     try:
         step, sums = manifest["step"], {n: manifest["files"][n]["sha256"] for n in (MODEL, STATE)}
     except (KeyError, TypeError) as error:
@@ -104,6 +107,25 @@ def verify(folder: Path) -> dict[str, Any]:
     for name, known in sums.items():
         if reading.digest(folder / name) != known:
             raise _damaged(folder / name, "its sha256 is not the one in the manifest")
+    return manifest
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest, as it was written; the tensor files are not looked at.
+
+    Raises:
+        Problem: Exit.CHECKPOINT, if it is missing or damaged.
+    """
+    path = folder / MANIFEST
+    raw = reading.content(path)
+    try:
+        manifest = documents.parse(raw)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not documents.intact(raw, _SEAL):
+        raise _damaged(path, "it does not have its own sha256")
+    if manifest.get("schema") != SCHEMA:
+        raise _damaged(path, f"its schema is {manifest.get('schema')}, not {SCHEMA}")
     return manifest
 
 
@@ -203,29 +225,6 @@ def _is_whole(folder: Path) -> bool:
             raise
         return False
     return True
-
-
-def _sealed(document: dict[str, Any]) -> bytes:
-    text = documents.encode({**document, _SEAL: _ZEROS}) + b"\n"
-    seal = hashlib.sha256(text).hexdigest()
-    before, _, after = text.rpartition(_ZEROS.encode())
-    return before + seal.encode() + after
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    """A manifest that is as it was written."""
-    raw = reading.content(path)
-    try:
-        manifest = documents.parse(raw)
-    except ValueError as error:
-        raise _damaged(path, str(error)) from error
-    seal = str(manifest.get(_SEAL))
-    unsealed = raw.replace(seal.encode(errors="replace") or b"-", _ZEROS.encode(), 1)
-    if hashlib.sha256(unsealed).hexdigest() != seal:
-        raise _damaged(path, "it does not have its own sha256")
-    if manifest.get("schema") != SCHEMA:
-        raise _damaged(path, f"its schema is {manifest.get('schema')}, not {SCHEMA}")
-    return manifest
 
 
 def _damaged(path: Path, reason: str) -> Problem:

@@ -34,10 +34,12 @@ def writing(path: Path, need: int = 0) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         reason = os.strerror(error.errno or errno.EIO)
         if full:
             code, advice = "disk.full", f"free {_missing(path, need)} MB"
+            if error.errno == errno.EFBIG:  # of this process, and not of the disk
+                advice = "raise the limit on the size of a file (ulimit -f)"
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP):
             code, advice = (
                 "disk.not-writable",

@@ -1,11 +1,17 @@
-"""JSON of the store: strict in both directions."""
+"""JSON of the store: strict in both directions, and sealed where damage must show.
 
+A sealed document holds, last, the sha256 of itself with that one value as zeros.
+"""
+
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from clctl.console import Exit, Problem, dump
 from clctl.store import reading
+
+_ZEROS = "0" * 64
 
 
 def encode(document: Any, indent: int | None = 2) -> bytes:
@@ -34,16 +40,38 @@ def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def read(path: Path, code: str) -> dict[str, Any]:
-    """The object in a JSON file.
+def sealed(document: dict[str, Any], key: str) -> bytes:
+    """The document as UTF-8 JSON and a newline, with its own sha256 under `key`."""
+    text = encode({**document, key: _ZEROS}) + b"\n"
+    before, _, after = text.rpartition(_ZEROS.encode())
+    return before + hashlib.sha256(text).hexdigest().encode() + after
+
+
+def intact(raw: bytes, key: str) -> bool:
+    """Whether a sealed document, of which `raw` is the whole, is as it was written."""
+    seal = str(parse(raw).get(key))
+    before, _, after = raw.rpartition(seal.encode(errors="replace") or b"-")
+    return hashlib.sha256(before + _ZEROS.encode() + after).hexdigest() == seal
+
+
+def read(
+    path: Path, code: str, key: str | None = None, remedy: str | None = None
+) -> dict[str, Any]:
+    """The object in a JSON file, without the seal under `key`, where it has one.
 
     Raises:
-        Problem: Exit.CHECKPOINT with `code` if the file is damaged.
+        Problem: Exit.CHECKPOINT with `code` and `remedy` if the file is damaged.
     """
+    raw = reading.content(path)
     try:
-        return parse(reading.content(path))
+        found = parse(raw)
+        if key is not None and key in found and not intact(raw, key):
+            raise ValueError("it does not have its own sha256")
     except ValueError as error:
-        raise Problem(f"{path} is damaged: {error}", Exit.CHECKPOINT, code) from error
+        raise Problem(f"{path} is damaged: {error}", Exit.CHECKPOINT, code, remedy) from error
+    if key is not None:
+        found.pop(key, None)
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from clctl.store import disk, reading
 
+muted: Path | None = None  # a folder that another process writes, in step with this one
+
 _TAIL = 4096  # bytes read at once to find a log's last newline
 
 
@@ -25,6 +27,8 @@ def write(path: Path, data: bytes | Iterable[bytes | memoryview], need: int = 0)
     Raises:
         Problem: If the disk or the folder does not take it; what was at `path` is still there.
     """
+    if left_to_another(path):
+        return ""
     if isinstance(data, bytes):
         data, need = (data,), max(need, len(data))
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -37,7 +41,7 @@ def write(path: Path, data: bytes | Iterable[bytes | memoryview], need: int = 0)
             try:
                 for chunk in data:
                     digest.update(chunk)
-                    _put(handle, chunk)
+                    put(handle, chunk)
                 disk.system.fsync(handle)
             finally:
                 disk.system.close(handle)
@@ -57,18 +61,22 @@ def append(path: Path, line: bytes) -> None:
     """
     if b"\n" in line:
         raise ValueError("append takes one line")
+    if left_to_another(path):
+        return
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     with disk.writing(path, len(line) + 1):
         handle = disk.system.open(path, flags, 0o666)
         try:
             _drop_torn_line(handle)
-            _put(handle, line + b"\n")
+            put(handle, line + b"\n")
         finally:
             disk.system.close(handle)
 
 
 def truncate_lines(path: Path, keep: Callable[[bytes], bool]) -> None:
     """Rewrite the file without the lines that `keep` refuses. A missing file stays missing."""
+    if left_to_another(path):
+        return
     found = reading.lines(path)
     kept = [line for line in found if keep(line)]
     if len(kept) < len(found):
@@ -87,6 +95,8 @@ def sync(path: Path) -> None:
 
 def make(folder: Path) -> None:
     """Make the folder and those above it."""
+    if left_to_another(folder):
+        return
     with disk.writing(folder):
         missing = [place for place in (folder, *folder.parents) if not place.is_dir()]
         for place in reversed(missing):
@@ -106,8 +116,17 @@ def rename(old: Path, new: Path) -> None:
 
 def remove(path: Path) -> None:
     """Delete a file, or a folder with all that is in it; links are not followed."""
+    if left_to_another(path):
+        return
     with disk.writing(path):
         _remove(path)
+
+
+def put(handle: int, data: bytes | memoryview) -> None:
+    """Write all of it: the system may take only a part at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[disk.system.write(handle, rest) :]
 
 
 def sweep(folder: Path) -> None:
@@ -117,11 +136,9 @@ def sweep(folder: Path) -> None:
             remove(folder / name)
 
 
-def _put(handle: int, data: bytes | memoryview) -> None:
-    """Write all of it: the system may take only a part at a time."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[disk.system.write(handle, rest) :]
+def left_to_another(path: Path) -> bool:
+    """Whether another process writes this."""
+    return muted is not None and path.absolute().is_relative_to(muted)
 
 
 def _drop_torn_line(handle: int) -> None:

@@ -65,11 +65,17 @@ def lines(path: Path) -> list[bytes]:
 
 def digest(path: Path) -> str:
     """The sha256 of the file, in hex."""
-    found = hashlib.sha256()
+    return measured(path)[1]
+
+
+def measured(path: Path) -> tuple[int, str]:
+    """Number of bytes of the file, and their sha256 in hex."""
+    found, size = hashlib.sha256(), 0
     with opened(path) as handle:
         while block := disk.system.read(handle, BLOCK):
             found.update(block)
-    return found.hexdigest()
+            size += len(block)
+    return size, found.hexdigest()
 
 
 def exists(path: Path) -> bool:

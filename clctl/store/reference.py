@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from clctl.console import Exit, Problem, Talk
@@ -77,7 +78,7 @@ def find(reference: str, say: Callable[[str], None] | None = None) -> Found:
             f"{reference} has no whole checkpoint",
             Exit.CHECKPOINT,
             "checkpoint.none",
-            f"make one with: clctl pretrain {reference}",
+            f"make one with: clctl pretrain {quote(reference)}",
         )
     return _found(folder / checkpoint.MODEL, folder)
 

@@ -192,7 +192,12 @@ def _span(name: str, value: Any, room: int) -> tuple[int, int]:
     dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"{called} has the unknown dtype {str(dtype)[:20]!r}")
-    if not _counts(shape) or len(shape) > MOST_DIMENSIONS or max(shape, default=0) > 2**63 - 1:
+    # Torch multiplies the sides for its strides, also of a tensor that holds nothing.
+    if (
+        not _counts(shape)
+        or len(shape) > MOST_DIMENSIONS
+        or math.prod(side or 1 for side in shape) > 2**63 - 1
+    ):
         raise ValueError(f"{called} has no valid shape")
     if not _counts(span) or len(span) != 2 or not span[0] <= span[1]:
         raise ValueError(f"{called} has no valid place")

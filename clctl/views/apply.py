@@ -21,31 +21,30 @@ def make(
     policy: Views,
     generator: torch.Generator,
     device: torch.device,
-    rows: slice | None = None,
+    part: tuple[slice, Tensor] | None = None,
 ) -> Batch:
     """The views of a batch, normalised: float32 [n, 3, size, size], channels_last, on `device`.
 
     They come group by group in the order of the policy.
 
     Args:
-        images: The global batch, anywhere.
+        images: The global batch, or a part of it; anywhere.
         policy: What is drawn.
         generator: On the CPU, keyed by the step.
         device: Where the pixel work is done.
-        rows: The part of the batch to make. All of it is drawn, so that a view is the same
-            however a batch is split.
+        part: If `images` are only these rows of the global batch: the rows, and the sizes of all
+            of its images. All are drawn, so that a view is the same however a batch is split.
 
     Raises:
         Problem: a blur is too wide for its view.
     """
-    part = rows or slice(None)
-    here = images if rows is None else images.take(torch.arange(len(images))[rows])
-    here = here.to(device)
+    rows, sizes = part or (slice(None), images.sizes)
+    here = images.to(device)
     views = []
     for group in policy.groups:
         size = group.size or policy.size
-        drawn = draw(group, images.sizes.repeat(group.count, 1), generator)
-        drawn = drawn.rows(torch.arange(len(drawn)).view(group.count, -1)[:, part].flatten())
+        drawn = draw(group, sizes.repeat(group.count, 1), generator)
+        drawn = drawn.rows(torch.arange(len(drawn)).view(group.count, -1)[:, rows].flatten())
         out = torch.empty(len(drawn), size, size, 3, device=device)
         for at, view in _chunks(here, drawn, group, size):
             lines = _normalised(view, policy.mean, policy.std)

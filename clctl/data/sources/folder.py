@@ -20,6 +20,7 @@ from clctl.data.labels import labelled
 from clctl.data.layout import Layout, Part, layout
 from clctl.data.scan import File, scan
 from clctl.data.split import SET_ASIDE, stratified
+from clctl.data.words import shown
 from clctl.images import DataSet, Images, Split
 from clctl.recipe.section import Section, Share
 
@@ -82,7 +83,7 @@ def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet
             "data.too-few",
             "give a folder with more pictures",
         )
-    splits, content = _splits(parts, files, store)
+    splits, content, contents = _splits(parts, files, store)
     rest = splits.pop("unlabelled", None)
     return DataSet(
         name=Path(config.path).resolve().name or "folder",
@@ -93,6 +94,7 @@ def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet
         notes=tuple(notes),
         drawn=SET_ASIDE if SET_ASIDE in notes else None,
         pool=None if rest is None else _pool(rest, splits["train"], store),
+        contents=contents,
     )
 
 
@@ -134,7 +136,7 @@ def _judge(config: Config, files: list[File], store: Store) -> str:
     """A note on the pictures that are left out, where that is wanted and they are few."""
     count, share = len(store.bad), len(store.bad) / len(files)
     pictures = "1 picture" if count == 1 else f"{count} pictures"
-    named = "; ".join(f"{_shown(files[row].name)}: {reason}" for row, reason in store.bad[:10])
+    named = "; ".join(f"{shown(files[row].name)}: {reason}" for row, reason in store.bad[:10])
     named += f"; and {count - 10} more" if count > 10 else ""
     if config.bad_images == "stop":
         raise Problem(
@@ -154,16 +156,15 @@ def _judge(config: Config, files: list[File], store: Store) -> str:
     return f"{pictures} of {len(files)} left out, as they cannot be decoded: {named}"
 
 
-def _shown(name: str) -> str:
-    return name if name.isprintable() else repr(name)
-
-
 def _splits(
     parts: list[Part], files: list[File], store: Store
-) -> tuple[dict[str, Split], dict[str, tuple[str, Tensor | None]]]:
-    """Each split is a stretch of the store's canvas, without a copy."""
+) -> tuple[
+    dict[str, Split], dict[str, tuple[str, Tensor | None]], dict[str, tuple[list[str], bytes]]
+]:
+    """Each split is a stretch of the store's canvas, without a copy; its hash; its files."""
     splits: dict[str, Split] = {}
     content: dict[str, tuple[str, Tensor | None]] = {}
+    contents: dict[str, tuple[list[str], bytes]] = {}
     first = 0
     for part in parts:
         low, high = (bisect_left(store.rows, first + n) for n in (0, len(part.rows)))
@@ -181,10 +182,11 @@ def _splits(
             labels = torch.tensor([part.labels[row - first] for row in rows])
         images = Images(store.images.canvas[low:high], store.images.sizes[low:high])
         splits[part.split] = Split(part.split, images, labels, ids)
-        digests = zip(ids, store.digests[low:high], strict=True)
-        content[part.split] = (fingerprint.of_files(digests), labels)
+        digests = store.digests[low:high]
+        content[part.split] = (fingerprint.of_files(zip(ids, digests, strict=True)), labels)
+        contents[part.split] = (ids, fingerprint.brief(digests))
         first += len(part.rows)
-    return splits, content
+    return splits, content, contents
 
 
 def _pool(rest: Split, train: Split, store: Store) -> Split:

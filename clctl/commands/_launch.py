@@ -1,0 +1,67 @@
+"""The start of a run: its parts, whether its folder can be written, how it was begun."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from clctl import optim
+from clctl.commands import _setup
+from clctl.console import Exit, Problem
+from clctl.data.feed import Feed
+from clctl.distributed import world
+from clctl.images import Split
+from clctl.method import Encoder, Method
+from clctl.nn.norm import synchronised
+from clctl.recipe.sections import Recipe
+
+
+def parts(
+    recipe: Recipe,
+    split: Split,
+    where: _setup.Machine,
+    begin: Callable[[Encoder], None] = lambda encoder: None,
+) -> tuple[Method, Feed, Optimizer]:
+    """What a run trains and what it trains on, on the device; `begin` as for `_setup.method`."""
+    method = _setup.method(recipe, len(split), begin)
+    wants = (method.uses_labels, method.per_class)
+    feed = Feed(split, recipe.train.batch_size, recipe.seed, where.device, *wants)
+    channels_last = {"memory_format": torch.channels_last}
+    if world()[1] > 1:
+        synchronised(method)  # it stays the object that it is
+    method = method.to(where.device).to(**channels_last)  # type: ignore[call-overload]
+    return method, feed, optim.build(recipe.optimizer, method)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse before anything is made rather than at the first checkpoint."""
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise Problem(
+            f"{folder} cannot be written: {nearest} is not a folder that you may write to",
+            Exit.RESOURCES,
+            "run.not-writable",
+            "give an --out elsewhere",
+        )
+
+
+def launch(
+    overrides: Sequence[str], data: str | None, init_from: str | None, where: _setup.Machine
+) -> dict[str, Any]:
+    """For run.json."""
+    return {
+        "command": sys.argv[1:],
+        "overrides": list(overrides),
+        "data": data,
+        "init_from": init_from and str(Path(init_from).absolute()),
+        "device": where.words,
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pid": os.getpid(),
+    }

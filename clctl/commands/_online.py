@@ -1,0 +1,48 @@
+"""The score that training shows on its way: kNN of one part of train against another."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from clctl.commands import _setup
+from clctl.evaluate.features import extract
+from clctl.evaluate.knn import knn
+from clctl.evaluate.score import score
+from clctl.images import Split
+from clctl.recipe.policy import Views
+from clctl.rng import generator
+
+BANK, QUERIES = 4000, 1000  # images of train
+
+
+@dataclass(frozen=True)
+class Online:
+    """Queries and bank, both out of train: the test part is not touched before the end.
+
+    Both are trained on, without labels: a sign of learning, not a score.
+    """
+
+    bank: Split
+    queries: Split
+    classes: int
+    views: Views
+    device: torch.device
+
+    def __call__(self, encoder: nn.Module) -> float:
+        """Top-1 in [0, 1]."""
+        assert self.bank.labels is not None
+        assert self.queries.labels is not None
+        ready, parts = _setup.preparation(self.views), (self.bank, self.queries)
+        a, b = (extract(encoder, part.images, ready, self.device) for part in parts)
+        votes = knn(a, self.bank.labels, b, classes=self.classes)
+        return score(votes, self.queries.labels).metrics["top1"]
+
+
+def online(split: Split, classes: int, views: Views, device: torch.device) -> Online:
+    """The same images of `split` in every run."""
+    order = torch.randperm(len(split), generator=generator(0, "online"))
+    queries = min(QUERIES, max(1, len(order) // 5))
+    bank = order[queries : queries + BANK]
+    held, asked = split.take(bank.sort().values), split.take(order[:queries].sort().values)
+    return Online(held, asked, classes, views, device)

@@ -1,0 +1,1 @@
+"""Bytes made to break the readers: targets, seeds, and what drives them."""
