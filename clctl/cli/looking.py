@@ -94,3 +94,21 @@ def inspect(
     from clctl.commands.inspect import inspect
 
     return printed(inspect(ckpt, data, split, Talk(quiet)), as_json, quiet)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
+    out: Annotated[Path, typer.Option(*options.OUT, help="The page to write, a .html.")],
+    data: options.DATA = None,
+    device: options.DEVICE = "auto",
+    as_json: options.JSON = False,
+    quiet: options.QUIET = False,
+) -> int:
+    """Write one page on a run, or on several together: verdict, curves, scores, pictures.
+
+    Example: clctl report runs/byol-1f6c2a90 -o report.html
+    """
+    from clctl.commands.report import Order, report
+
+    return printed(report(Order(tuple(runs), out, data, device), Talk(quiet)), as_json, quiet)
