@@ -4,7 +4,7 @@ import torch
 
 from clctl.commands import _refresh
 from clctl.commands._online import online
-from clctl.commands._refresh import FIRST, SHARE, Refreshed, refresh
+from clctl.commands._refresh import FIRST, SHARE, Refreshed, Watched, refresh
 from clctl.images import Images, Split
 from clctl.recipe.policy import ViewGroup, Views
 
@@ -27,7 +27,8 @@ def test_a_refresh_waits_until_it_costs_little(tmp_path, monkeypatch):
 
     def at(seconds: float, last: Refreshed) -> Refreshed:
         now[0] = seconds
-        return refresh(tmp_path, encoder, asked, ("a", "b"), last)
+        watched = Watched(asked, tmp_path, ("a", "b"), last)
+        return refresh(watched, *asked.features(encoder))
 
     assert at(0.9 * FIRST / SHARE, start) is start
     assert not list(tmp_path.iterdir())

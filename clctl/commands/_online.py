@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from clctl.commands import _setup
 from clctl.evaluate.features import extract
@@ -31,11 +31,19 @@ class Online:
 
     def __call__(self, encoder: nn.Module) -> float:
         """Top-1 in [0, 1]."""
+        return self.top1(*self.features(encoder))
+
+    def features(self, encoder: nn.Module) -> tuple[Tensor, Tensor]:
+        """Of bank and queries, float32 [N, D] each, on the CPU; all ranks ask for them alike."""
+        ready, parts = _setup.preparation(self.views), (self.bank, self.queries)
+        bank, queries = (extract(encoder, part.images, ready, self.device) for part in parts)
+        return bank, queries
+
+    def top1(self, bank: Tensor, queries: Tensor) -> float:
+        """The score of these features, in [0, 1]."""
         assert self.bank.labels is not None
         assert self.queries.labels is not None
-        ready, parts = _setup.preparation(self.views), (self.bank, self.queries)
-        a, b = (extract(encoder, part.images, ready, self.device) for part in parts)
-        votes = knn(a, self.bank.labels, b, classes=self.classes)
+        votes = knn(bank, self.bank.labels, queries, classes=self.classes)
         return score(votes, self.queries.labels).metrics["top1"]
 
 

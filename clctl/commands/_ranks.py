@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from clctl.commands._place import Place, device, place
 from clctl.commands._stop import seconds
-from clctl.console import Exit, Problem
+from clctl.console import Exit, Problem, Talk
 from clctl.distributed import world
 
 TIMEOUT = "CLCTL_RANK_TIMEOUT"  # how long a collective waits for a rank, such as 10m
@@ -80,12 +80,13 @@ def together(choice: str) -> Iterator[Member]:
 
 def _met(here: Place, backend: str, patience: timedelta) -> dist.Store:
     try:
+        url = "env://" if "MASTER_PORT" in os.environ else f"tcp://{here.address}"
+        found, *_ = next(iter(dist.rendezvous(url, here.rank, here.size, timeout=patience)))
+        # A launcher that starts the ranks again keeps its store, with what the dead left in it.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", found)
         dist.init_process_group(
-            backend,
-            init_method="env://" if "MASTER_PORT" in os.environ else f"tcp://{here.address}",
-            rank=here.rank,
-            world_size=here.size,
-            timeout=patience,
+            backend, store=store, rank=here.rank, world_size=here.size, timeout=patience
         )
     except Exception as error:
         raise Problem(
@@ -102,7 +103,7 @@ def _store() -> dist.Store:
     return cast(Any, dist.distributed_c10d)._get_default_store()
 
 
-def in_turn(load: Callable[[], Loaded]) -> Loaded:
+def in_turn(load: Callable[[], Loaded], talk: Talk) -> Loaded:
     """`load()`, by the first process of a machine alone, and then by the others from its cache."""
     here = place(os.environ)
     if here is None or world()[1] == 1:
@@ -110,6 +111,7 @@ def in_turn(load: Callable[[], Loaded]) -> Loaded:
     store = _store()
     key = f"clctl/loaded/{socket.gethostname()}"
     if here.local == 0:
+        talk.say(f"rank 0 of {here.size} opens the data; the others of its machine wait for it")
         found = load()
         store.set(key, "1")
         return found

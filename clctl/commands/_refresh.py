@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from clctl.commands import _album, _setup
+from clctl.commands import _album
 from clctl.commands._album import Album
 from clctl.commands._online import Online
 from clctl.commands._pictures import Pictures
 from clctl.commands._scoring import Material
 from clctl.commands.neighbors import drawn
-from clctl.evaluate.features import extract
+from clctl.distributed import world
 from clctl.images import Split
 from clctl.report import charts, spectrum
 from clctl.store import files
@@ -42,33 +42,30 @@ class Watched:
 
     def __call__(self, encoder: nn.Module) -> float:
         """Top-1 in [0, 1]."""
-        found = self.online(encoder)
-        self.last = refresh(self.folder, encoder, self.online, self.classes, self.last)
-        return found
+        bank, queries = self.online.features(encoder)
+        if world()[0] == 0:  # the clocks of ranks differ, and one picture is enough
+            self.last = refresh(self, bank, queries)
+        return self.online.top1(bank, queries)
 
 
-def refresh(
-    folder: Path, encoder: nn.Module, online: Online, classes: Sequence[str], last: Refreshed
-) -> Refreshed:
+def refresh(watched: Watched, bank: Tensor, queries: Tensor) -> Refreshed:
     """Draw the pictures anew, unless what it cost last is more than SHARE of the time since.
 
     They show the images of the online score, which are trained on. To be called with a score, so
     that it is at most once for each.
 
+    Args:
+        bank, queries: Their features.
+
     Returns:
-        What to give it the next time.
+        When and at what cost it was last done.
     """
-    begun = time.perf_counter()
+    begun, last, online = time.perf_counter(), watched.last, watched.online
     if last.cost > SHARE * (begun - last.at):
         return last
-    ready, parts = _setup.preparation(online.views), (online.bank, online.queries)
-    bank, queries = (
-        _album.of_split(
-            f"train, {name}", part, classes, extract(encoder, part.images, ready, online.device)
-        )
-        for name, part in zip(("one part", "another"), parts, strict=True)
-    )
-    draw(folder, bank, queries, {"so far": queries.features}, online.device)
+    one = _album.of_split("train, one part", online.bank, watched.classes, bank)
+    another = _album.of_split("train, another", online.queries, watched.classes, queries)
+    draw(watched.folder, one, another, {"so far": queries}, online.device)
     now = time.perf_counter()
     return Refreshed(now, now - begun)
 
@@ -84,7 +81,8 @@ def finished(folder: Path, seen: Pictures, materials: Mapping[str, Callable[[], 
     if parts.train is not None and found.train is not None:
         bank, queries = album(parts.train, found.train), bank
     features = {"trained": found.test, "random weights": materials["random_init"]().test}
-    draw(folder, bank, queries, features, seen.where.device)
+    if world()[0] == 0:
+        draw(folder, bank, queries, features, seen.where.device)
 
 
 def draw(

@@ -70,7 +70,8 @@ def _pretrain(
     stop: Stop,
     rollback: bool,
 ) -> Report:
-    dataset = _ranks.in_turn(lambda: load(recipe.data, recipe.views.size, talk.say, order.download))
+    opened = partial(load, recipe.data, recipe.views.size, talk.say, order.download)
+    dataset = _ranks.in_turn(opened, talk)
     split = dataset.learnt(recipe.method.supervised)
     begun = _initial.first(order.init_from, recipe, home, order.download, talk)
     with _memory.watched(where):
