@@ -83,12 +83,14 @@ def table(ranks: int, folder: Path) -> None:
     """Largest difference from one process over the largest value, by method and kind."""
     parts = several(ranks, folder)
     for name in NAMES:
-        worst = {"grad": 0.0, "state": 0.0, "statistics": 0.0}
+        kinds = {"grad": (0.0, 0.0), "state": (0.0, 0.0), "statistics": (0.0, 0.0)}
         for key, value in measure(name).items():
             kind = "statistics" if "running_" in key else key.removeprefix(f"{name}.").split(".")[0]
-            apart = max(float((part[key].double() - value.double()).abs().max()) for part in parts)
-            worst[kind] = max(worst[kind], apart / max(float(value.double().abs().max()), 1e-30))
-        print(f"| `{name}` | {ranks} | " + " | ".join(f"{w:.0e}" for w in worst.values()) + " |")
+            apart, most = kinds[kind]
+            differ = max(float((part[key].double() - value.double()).abs().max()) for part in parts)
+            kinds[kind] = max(apart, differ), max(most, float(value.double().abs().max()))
+        shares = [apart / most if most else 0.0 for apart, most in kinds.values()]
+        print(f"| `{name}` | {ranks} | " + " | ".join(f"{share:.0e}" for share in shares) + " |")
 
 
 if __name__ == "__main__":

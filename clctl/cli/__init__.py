@@ -10,14 +10,17 @@ from clctl.cli import scoring
 from clctl.cli import features
 from clctl.cli import handover
 from clctl.cli import looking
+from clctl.cli import runs
 from clctl.cli import data
 from clctl.cli import convert
 from clctl.cli import machine
+from clctl.cli import bench
 from clctl.cli import cache
 from clctl.cli.app import app
 
 __all__ = [
     "app",
+    "bench",
     "cache",
     "convert",
     "data",
@@ -25,6 +28,7 @@ __all__ = [
     "handover",
     "looking",
     "machine",
+    "runs",
     "scoring",
     "training",
 ]

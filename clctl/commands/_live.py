@@ -45,12 +45,12 @@ class Now:
     """What there is to show.
 
     Attributes:
-        left: Seconds to the end, None before that can be told.
+        left: Seconds to the end, None before that can be told and at the end.
         saves: Seconds to the next checkpoint, None where it is the one at the end.
         last: The newest record of the log, empty before the first.
         first: The readings of step 0.
         begin: What the weights were then: "random-init", or "at the start".
-        loss, knn: The curves of both.
+        loss, knn: The curves of both, that of kNN from step 0 on.
     """
 
     name: str
@@ -73,9 +73,8 @@ def lines(now: Now, width: int, blocks: bool) -> list[str]:
         blocks: Whether the terminal has characters beyond ASCII.
     """
     share = now.step / max(now.total, 1)
-    counts = [f"{now.step:,}/{now.total:,}", percent(share)]
-    if now.left is not None:
-        counts.append(f"{duration(now.left)} to go")
+    left = [] if now.left is None else [f"{duration(now.left)} to go"]
+    counts = [f"{now.step:,}/{now.total:,}", *left, percent(share)]
     head = _fitted([now.name, *counts], width, GAP)
     free = min(40, width - len(head) - len(GAP))
     if free >= 10:
@@ -93,43 +92,50 @@ def lines(now: Now, width: int, blocks: bool) -> list[str]:
         small = [f"spread  {now.last['spread']:.2f}", speed]
         wide = _fitted([spread, speed, waiting], width, ", ")
         found.append(wide if waiting in wide else _fitted(small, width, ", "))
-    found.append(_fitted([meaning(now)], width, ""))
+    found.append(_fitted(meaning(now), width, ", "))
     when = "at the end" if now.saves is None else f"in {duration(now.saves)}"
-    found.append(_fitted([f"saves {when}", "Ctrl-C saves and stops"], width, "; "))
+    coming = [f"saves {when}", "Ctrl-C saves and stops"]
+    found.append(_fitted(coming if now.step < now.total else ["saved"], width, "; "))
     return found
 
 
-def meaning(now: Now) -> str:
-    """Whether it is learning, in words."""
+def meaning(now: Now) -> list[str]:
+    """Whether it is learning, in words, the first of which stand alone."""
     if not now.last:
-        return "the first figures come soon"
+        return ["the first figures come soon"]
     last, first = now.last, now.first
     if last["spread"] < min(0.1, first.get("spread", 1.0) / 2):
-        return "not learning: different pictures get the same features"
+        return ["not learning: all pictures look alike", "the guard stops a collapse"]
     gain = last["knn"] - first["knn"] if "knn" in last and "knn" in first else None
     above = gain is not None and gain > MARGIN
     if "loss_chance" not in last:
         if gain is None:
-            return "no word yet: the loss of this method alone does not tell"
-        return f"learning: kNN above {now.begin}" if above else f"not yet: kNN as {now.begin}"
+            return ["no word yet", "the loss of this method alone does not tell"]
+        return [f"learning: kNN above {now.begin}" if above else f"not yet: kNN as {now.begin}"]
     share = last["loss"] / last["loss_chance"]
     if share < 0.9:
-        return "learning: loss well under chance" + (f", kNN above {now.begin}" if above else "")
+        return ["learning: loss well under chance", f"kNN above {now.begin}"][: 1 + above]
     if above:
-        return f"learning: kNN above {now.begin}; a loss near chance is no harm"
-    return "begins to learn: loss under chance" if share < 0.98 else "not yet: loss at chance"
+        return [f"learning: kNN above {now.begin}", "a loss near chance does no harm"]
+    return ["begins to learn: loss under chance" if share < 0.98 else "not yet: loss at chance"]
 
 
 def _loss(now: Now) -> list[str]:
-    found = [f"loss    {now.last['loss']:.3f}"]
-    return found + [f"chance {now.last['loss_chance']:.2f}"] * ("loss_chance" in now.last)
+    chance = now.last.get("loss_chance")
+    return [
+        f"loss    {now.last['loss']:.3f}",
+        *([] if chance is None else [f"chance {chance:.2f}"]),
+    ]
 
 
 def _knn(now: Now) -> list[str]:
     if "knn" not in now.last:
         return []
-    found = [f"kNN     {percent(now.last['knn'])} within train"]
-    return found + [f"{now.begin} {percent(now.first['knn'])}"] * ("knn" in now.first)
+    before = now.first.get("knn")
+    return [
+        f"kNN     {percent(now.last['knn'])} within train",
+        *([] if before is None else [f"{now.begin} {percent(before)}"]),
+    ]
 
 
 def _fitted(pieces: Sequence[str], width: int, between: str) -> str:

@@ -59,6 +59,8 @@ class _Look:
         self.seen: dict[str, Any] = {}
         self.loss, self.knn = Trail(), Trail()
         self.curves: tuple[list[float], list[float]] = [], []
+        if "knn" in trainer.guard.first:
+            self.knn.add(trainer.guard.first["knn"])
         for record in trainer.run.records():
             self._take(record)
         own = trainer.about.get("init_from") is None
@@ -67,15 +69,16 @@ class _Look:
     def __call__(self) -> Now:
         trainer = self.trainer
         if trainer.last and trainer.last["step"] != self.seen.get("step"):
-            old = () if trainer.score_due(trainer.last["step"]) else ("knn",)
+            old = () if trainer.score_due(int(trainer.last["step"])) else ("knn",)
             self._take({k: v for k, v in trainer.last.items() if k not in old})
         taken = trainer.steps_taken
         step = trainer.steps_seconds / taken if taken else None
+        rest = trainer.total - trainer.done
         return Now(
             name=trainer.recipe.name,
             step=trainer.done,
             total=trainer.total,
-            left=None if step is None else step * (trainer.total - trainer.done),
+            left=step * rest if step is not None and rest else None,
             saves=self._saves(step),
             rate=trainer.images_per_second,
             last=self.seen,

@@ -115,7 +115,7 @@ class Trainer:
             step = whole(method(batch, clock))
             own = {name: float(value) for name, value in step.metrics.items()}
             first = readings(step) | own | {"spread": float(spread(step.watch["projections"]))}
-        if self.talk.live and len(self.classes) >= 2:  # to be shown; it takes a while
+        if self.talk.live and world()[1] == 1 and len(self.classes) >= 2:  # all ranks must score
             first["knn"] = self._online.online(self.method.get_submodule(self.method.evaluated))
         armed = round(self.recipe.schedule.warmup * self.total)
         self.guard = Guard(self.recipe.guard, first, armed, self.total // 2, self.talk)

@@ -225,7 +225,9 @@ def validated(tree: Node) -> tuple[Recipe | None, list[Problem]]:
     recipe = recipe.model_copy(update=chosen)
     if not problems:
         problems = [
-            blamed(tree, conflict) for key in chosen for conflict in chosen[key].conflicts(recipe)
+            blamed(tree, conflict)
+            for section in (*chosen.values(), recipe.report)
+            for conflict in section.conflicts(recipe)
         ]
     return recipe, problems
 
