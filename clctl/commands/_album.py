@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from clctl.console import Exit, Problem
 from clctl.data.decode import Bad, Bounds, decode
 from clctl.data.depth import scaled, window
 from clctl.data.embeddings import Embeddings
+from clctl.data.sources import folder
 from clctl.data.spread import spread
 from clctl.images import DataSet, Images, Split
 from clctl.recipe.sections import Recipe
@@ -84,9 +84,8 @@ def files(paths: Sequence[Path], bounds: Bounds) -> list[Split]:
 
 def bounds(recipe: Recipe) -> Bounds:
     """How the recipe's data are stored, where they are files."""
-    size, data = recipe.views.size, recipe.data
-    side = getattr(data, "short_side", None) or max(min(2 * size, 256), ceil(8 * size / 7))
-    return Bounds(side, getattr(data, "max_aspect", 1.5))
+    data = recipe.data if isinstance(recipe.data, folder.Config) else folder.Config(path=".")
+    return folder.bounded(data, recipe.views.size)
 
 
 def picture(split: Split, row: int) -> Tensor:

@@ -69,8 +69,7 @@ def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet
     # The unlabelled rest beside train beside test: what is used together needs no copy.
     parts = [plan.rest, *plan.parts] if plan.rest else plan.parts
     files = [found.files[row] for part in parts for row in part.rows]
-    side = config.short_side or max(min(2 * view_size, 256), ceil(8 * view_size / 7))
-    bounds, origin = Bounds(side, config.max_aspect), os.path.abspath(config.path)
+    bounds, origin = bounded(config, view_size), os.path.abspath(config.path)
     store = decoded(files, bounds, talk, origin, config.verify)
     if store.bad:
         notes.append(_judge(config, files, store))
@@ -96,6 +95,12 @@ def load(config: Config, view_size: int, talk: Callable[[str], None]) -> DataSet
         pool=None if rest is None else _pool(rest, splits["train"], store),
         contents=contents,
     )
+
+
+def bounded(config: Config, view_size: int) -> Bounds:
+    """How large pictures are stored for views of this size."""
+    side = config.short_side or max(min(2 * view_size, 256), ceil(8 * view_size / 7))
+    return Bounds(side, config.max_aspect)
 
 
 def planned(config: Config, names: list[str]) -> Layout:
