@@ -30,7 +30,7 @@ def build(name: str, size: int = 32, **settings) -> Encoder:
 
 
 def small(norm: str = "batch") -> Encoder:
-    return build("resnet_small", SIZE, width=4, norm=norm)
+    return build("resnet_small", SIZE, width=8, norm=norm)
 
 
 def transformer(drop_path: float = 0.0, frozen_patch: bool = False) -> ViT:

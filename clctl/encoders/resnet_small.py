@@ -5,14 +5,15 @@ Differs: widths 16 to 128, and a 3x3 stem of stride 2 without max-pool.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
+from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
 from clctl.encoders._norm import Norm, layer
 from clctl.method import Encoder
-from clctl.recipe.section import Conflict, Count, Section, Weights
+from clctl.recipe.section import Conflict, Section, Weights
 
 if TYPE_CHECKING:
     from clctl.recipe.sections import Recipe
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 
 @final
 class Config(Section):
-    """width: channels of the first stage; the features are eight times as many.
+    """width: channels of the first stage, 8 or more; the features are eight times as many.
 
     norm: batch, or group, whose output for an image depends on no other image.
     weights: a .safetensors file of clctl that training starts from; null draws them.
     """
 
     name: Literal["resnet_small"] = "resnet_small"
-    width: Count = 16
+    # The backward of torch 2.14's convolutions on a processor writes past its memory under 8.
+    width: Annotated[int, Field(ge=8)] = 16
     norm: Norm = "batch"
     weights: Weights | None = None
 
