@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` and `list` answer before torch could lo
 # isort: off
 # In the order in which --help lists the commands.
 from clctl.cli import training
+from clctl.cli import sweep
 from clctl.cli import scoring
 from clctl.cli import features
 from clctl.cli import handover
@@ -30,5 +31,6 @@ __all__ = [
     "machine",
     "runs",
     "scoring",
+    "sweep",
     "training",
 ]

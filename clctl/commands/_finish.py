@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 
 from clctl.commands._evaluation import record
+from clctl.commands._memory import peak
 from clctl.commands._pictures import Pictures
 from clctl.commands._refresh import finished
 from clctl.commands._scoring import collapse, evaluate
@@ -39,6 +40,7 @@ def outcome(trainer: Trainer) -> dict[str, Any]:
         "metrics": last,
         "images_per_second": trainer.images_per_second,
         "seconds": trainer.steps_seconds,
+        "memory": peak(trainer.where.device),
     }
 
 

@@ -67,31 +67,58 @@ def _first(nodes: str) -> str:
 
 
 def wanted(choice: str) -> int:
-    """How many ranks `--device` asks this process to start; 0 where it trains by itself."""
+    """How many ranks `--device` asks this process to start; 0 where it trains by itself.
+
+    Raises:
+        Problem: As `device` does for any of them: better one process says so than each.
+    """
     if place(os.environ) is not None:
         return 0
-    count = len(choice.split(","))
+    count = len(choice.split(",")) if choice.startswith("cuda:") else 1
     if choice == "all" and torch.cuda.is_available():
         count = torch.cuda.device_count()
-    return count if count > 1 else 0
+    if count < 2:
+        return 0
+    for local in range(count):
+        device(choice, local)
+    return count
 
 
 def device(choice: str, local: int) -> str:
     """The `--device` of one rank: its own GPU where there is one for each.
 
     Raises:
-        Problem: Exit.USAGE if one GPU was named for all.
+        Problem: Exit.USAGE if one GPU was named for all, or fewer than there are ranks;
+            Exit.RESOURCES if its own is not there.
     """
-    if choice in ("auto", "all", "cuda") and torch.cuda.is_available():
-        return f"cuda:{local}"
-    if choice.startswith("cuda:") and "," not in choice:
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = choice.removeprefix("cuda:").replace("cuda:", "").split(",")
+    if not choice.startswith("cuda:"):
+        if choice != "cuda" and (choice not in ("auto", "all") or not cards):
+            return choice
+        index = str(local)
+    elif len(named) == 1:
         raise Problem(
             f"--device {choice} would put every rank on one GPU",
             Exit.USAGE,
             "device.several",
             "--device cuda: each rank takes its own",
         )
-    if choice.startswith("cuda:"):
-        wanted = choice.removeprefix("cuda:").replace("cuda:", "").split(",")
-        return f"cuda:{wanted[local]}" if local < len(wanted) else choice
-    return choice
+    elif local >= len(named) or not named[local].isdecimal():
+        raise Problem(
+            f"--device {choice} names no GPU for rank {local} of this machine",
+            Exit.USAGE,
+            "device.several",
+            "--device cuda:0,1 names two by their numbers; --device cuda: each rank takes its own",
+        )
+    else:
+        index = named[local]
+    if int(index) >= cards:
+        raise Problem(
+            f"cuda:{index}, for rank {local} of this machine, is not there: "
+            f"torch {torch.__version__} sees {cards} CUDA devices here",
+            Exit.RESOURCES,
+            "device.absent",
+            "start as many ranks as there are GPUs; --device cpu uses none",
+        )
+    return f"cuda:{index}"

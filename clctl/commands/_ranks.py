@@ -59,7 +59,7 @@ def together(choice: str) -> Iterator[Member]:
     backend = "nccl" if own.startswith("cuda") else "gloo"
     if own.startswith("cuda"):
         torch.cuda.set_device(torch.device(own))
-    patience = timedelta(seconds=seconds(os.environ.get(TIMEOUT, "10m")))
+    patience = timedelta(seconds=seconds(os.environ.get(TIMEOUT, "10m"), f"{TIMEOUT}="))
     store = _met(here, backend, patience)
     member = Member(own, here.rank > 0)
     try:

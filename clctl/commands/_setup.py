@@ -83,9 +83,9 @@ def _device(choice: str) -> tuple[torch.device, str]:
         return torch.device("cpu"), ""
     if len(wanted) == 2 and wanted[1].isdigit():
         wanted[1] = f"cuda:{wanted[1]}"
-    if len(wanted) > 1:
+    if len(wanted) > 1 and all(name.startswith("cuda:") for name in wanted):
         raise Problem(
-            f"--device {choice} names {len(wanted)} devices; this version trains on one",
+            f"--device {choice} names {len(wanted)} devices; this command uses one",
             Exit.USAGE,
             "device.several",
             f"--device {wanted[0]}",
@@ -93,7 +93,7 @@ def _device(choice: str) -> tuple[torch.device, str]:
     name = "cuda:0" if wanted[0] == "cuda" else wanted[0]
     index = name.removeprefix("cuda:")
     if not name.startswith("cuda:") or not index.isdigit():
-        forms = "auto, cpu, cuda, cuda:N, all, mps"
+        forms = "auto, cpu, cuda, cuda:N, cuda:N,N, all, mps"
         raise Problem(f"--device {choice} is none of {forms}", Exit.USAGE, "device.unknown")
     if int(index) >= cards:
         raise _absent(name, f"torch {torch.__version__} sees {cards} CUDA devices here")

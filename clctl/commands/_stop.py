@@ -21,8 +21,11 @@ LATE = 1000  # the code of a run whose time is up; those below are signals
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, name: str = "--max-time ") -> float:
     """Seconds of a duration such as 90s, 30m, 8h, 1h30m or 2d.
+
+    Args:
+        name: What it was given as, in front of it.
 
     Raises:
         Problem: If the text is none, or is no time at all.
@@ -31,7 +34,7 @@ def seconds(text: str) -> float:
     total = sum(float(number) * UNITS[unit] for number, unit in parts)
     if "".join(number + unit for number, unit in parts) != text or not total > 0:
         raise Problem(
-            f"--max-time {text} is not a duration", Exit.USAGE, "usage.duration", "--max-time 1h30m"
+            f"{name}{text} is not a duration", Exit.USAGE, "usage.duration", f"{name}1h30m"
         )
     return total
 

@@ -13,6 +13,7 @@ from clctl.commands._compared import markdown, told
 from clctl.commands._evaluation import Evaluate
 from clctl.commands._gate import gate
 from clctl.commands._predictions import Predictions, predictions
+from clctl.commands._sweep_folder import runs
 from clctl.commands.knn_eval import Neighbours
 from clctl.commands.knn_eval import judge as by_neighbours
 from clctl.commands.linear_probe import judge as by_probe
@@ -46,7 +47,8 @@ def compare(order: Order, talk: Talk) -> Report:
     """Paired differences of top-1 between every two models."""
     gated = gate(order.fail_on_drop, ("top1",), "--fail-on-drop", "0.005")
     allowed = None if gated is None else gated.minimum
-    if len(order.subjects) < 2:
+    subjects = runs(order.subjects)
+    if len(subjects) < 2:
         raise Problem(
             "compare takes two models or more", Exit.USAGE, "usage.compare", "clctl compare A B"
         )
@@ -59,7 +61,7 @@ def compare(order: Order, talk: Talk) -> Report:
         )
     slug, judge = JUDGES[order.by]
     one = Evaluate("", order.data, order.split, order.device)
-    sides = [predictions(replace(one, ckpt=s), order.by, slug, judge, talk) for s in order.subjects]
+    sides = [predictions(replace(one, ckpt=s), order.by, slug, judge, talk) for s in subjects]
     document = compared(sides, order.by)
     first = document["differences"][: len(sides) - 1]  # of the first model with each other
     worst = min(pair["difference"] for pair in first)

@@ -9,6 +9,7 @@ from clctl.commands import _report_log, _report_origin, _report_pairs, _report_s
 from clctl.commands._report_pictures import sections as pictures
 from clctl.commands._report_read import Seen, at, read, words
 from clctl.commands._report_verdict import verdict
+from clctl.commands._sweep_folder import runs as expanded
 from clctl.console import Exit, Problem, Talk
 from clctl.report.document import Report, duration
 from clctl.report.page.render import Verdict, page
@@ -42,7 +43,7 @@ def report(order: Order, talk: Talk) -> Report:
             "usage.suffix",
             f"-o {order.out.with_suffix('.html')}",
         )
-    runs, notes = _read(order.runs)
+    runs, notes = _read(expanded(order.runs))
     talk.say(f"report of {', '.join(seen.name for seen in runs)}")
     if len(runs) == 1:
         found, sections = _one(runs[0], order, talk)
