@@ -98,7 +98,7 @@ def inspect(
 
 @app.command()
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or a sweep's.")],
     out: Annotated[Path, typer.Option(*options.OUT, help="The page to write, a .html.")],
     data: options.DATA = None,
     device: options.DEVICE = "auto",

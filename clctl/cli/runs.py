@@ -51,7 +51,7 @@ def best(
 ) -> int:
     """Name the best run, among scores of the same images by the same protocol.
 
-    With -q the folder alone: clctl export $(clctl runs best -q) --to onnx
+    With -q the folder alone: clctl export "$(clctl runs best -q)" --to onnx
 
     Example: clctl runs best --metric balanced_accuracy
     """

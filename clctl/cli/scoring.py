@@ -158,7 +158,8 @@ def compare(
     subjects: Annotated[
         list[str],
         typer.Argument(
-            metavar="A B...", help="Runs, files of clctl embed, or files of a run's evaluations/."
+            metavar="A B...",
+            help="Runs or a sweep's folder, files of clctl embed or of a run's evaluations/.",
         ),
     ],
     by: Annotated[

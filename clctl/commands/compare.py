@@ -47,7 +47,7 @@ def compare(order: Order, talk: Talk) -> Report:
     """Paired differences of top-1 between every two models."""
     gated = gate(order.fail_on_drop, ("top1",), "--fail-on-drop", "0.005")
     allowed = None if gated is None else gated.minimum
-    subjects = runs(order.subjects)
+    subjects = runs(order.subjects, talk.say)
     if len(subjects) < 2:
         raise Problem(
             "compare takes two models or more", Exit.USAGE, "usage.compare", "clctl compare A B"
