@@ -371,6 +371,7 @@ def test_the_first_of_two_ranks_alone_talks(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     found = json.loads(done.stdout)
     assert found["ranks"]["count"] == 2
     assert found["ranks"]["images_each"] == 32

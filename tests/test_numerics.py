@@ -21,6 +21,7 @@ from clctl.method import Step
 from clctl.methods._in_batch import InBatch
 from clctl.recipe import sections
 from clctl.store import tensors
+from clctl.store.run import Run
 
 SETTINGS = {
     "train.epochs": 1,
@@ -263,3 +264,18 @@ def test_a_word_that_is_no_choice_is_refused_before_anything(clctl, tmp_path):
 def test_not_finite_names_its_step():
     problem = NotFinite(7)
     assert (problem.step, problem.message) == (7, "the loss is not finite at or before step 7")
+
+
+def test_after_a_rollback_ranks_read_the_log_that_the_first_took_back(clctl, tmp_path, monkeypatch):
+    spoil(monkeypatch, "gradient", 13)
+    done = []
+    for where, name in ((Run, "rewind"), (_numerics, "wait"), (Trainer, "recall")):
+        whole = getattr(where, name)
+
+        def told(*args, own=whole, name=name):
+            done.append(name)
+            return own(*args)
+
+        monkeypatch.setattr(where, name, told)
+    assert clctl(*arguments(tmp_path / "run", "-q", "--on-nan", "rollback")).code == 0
+    assert done[-3:] == ["rewind", "wait", "recall"]

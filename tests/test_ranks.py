@@ -14,9 +14,13 @@ import torch.distributed as dist
 import toy
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.multiprocessing.spawn import spawn
 
+from clctl.commands import _ranks as ranks
 from clctl.commands._place import Place, device, place, wanted
+from clctl.commands._ranks import together
+from clctl.commands._torchrun import _code
 from clctl.console import Exit, Problem
 from clctl.data.feed import Feed
 from clctl.distributed import Agreement, world
@@ -81,8 +85,43 @@ def test_devices_of_ranks(monkeypatch):
     ]
     with pytest.raises(Problem, match="every rank on one GPU"):
         device("cuda:0", 1)
+    for choice, exit in {"cuda:0,x": 2, "cuda:0,9": 8}.items():
+        with pytest.raises(Problem) as found:  # before any process is started
+            wanted(choice)
+        assert found.value.exit == exit
+    with pytest.raises(Problem, match=r"cuda:4, for rank 4 .* sees 4 CUDA") as found:
+        device("cuda", 4)  # torchrun started more ranks than there are GPUs
+    assert found.value.exit == Exit.RESOURCES
+    with pytest.raises(Problem, match="names no GPU for rank 2"):
+        device("cuda:0,1", 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert wanted("all") == 0
+    assert [wanted(choice) for choice in ("all", "cpu,cpu")] == [0, 0]
+    assert [device(choice, 1) for choice in ("all", "auto", "cpu")] == ["all", "auto", "cpu"]
+    for choice in ("cuda", "cuda:0,1"):
+        with pytest.raises(Problem, match="sees 0 CUDA devices"):
+            device(choice, 0)
+
+
+def test_several_processors_are_no_device(clctl):
+    answer = clctl("pretrain", "simclr", "--device", "cpu,cpu", "--dry-run")
+    assert (answer.code, "cpu,cpu is none of auto, cpu" in answer.err) == (2, True)
+
+
+def test_the_time_that_ranks_wait_is_read_with_its_name(monkeypatch):
+    for name, value in {**TORCHRUN, ranks.TIMEOUT: "soon"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Problem, match=f"{ranks.TIMEOUT}=soon is not a duration"), together("cpu"):
+        pass
+
+
+def test_a_lost_rank_is_told_to_stdout_once(capsys):
+    codes = {0: Exit.RANK, 1: -signal.SIGKILL}  # the launcher ends one that hung
+    ends = {n: ProcessFailure(n, 7, int(code), "") for n, code in codes.items()}
+    assert _code(ends) == Exit.RANK  # the first rank has told it already
+    assert "rank 1 (process 7) was ended by SIGKILL" in capsys.readouterr().err
+    del ends[0]
+    with pytest.raises(Problem, match=r"rank 1 .* ended by SIGKILL"):
+        _code(ends)
 
 
 def a_split(count: int = 22) -> Split:

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 import time
@@ -215,6 +216,18 @@ def test_best_is_refused_where_nothing_says_which_data_is_meant(tmp_path, clctl)
     assert (mixed.code, mixed.out) == (2, "")
     none = clctl("runs", "best", tmp_path, "--metric", "nonsense")
     assert (none.code, "nonsense" in none.err) == (5, True)
+    assert "they have: balanced_accuracy, top1\n" in none.err
+    (empty := tmp_path / "none").mkdir()
+    assert "clctl knn-eval RUN" in clctl("runs", "best", empty).err
+
+
+def test_a_run_named_for_the_folder_of_runs_is_answered_with_what_can_be_typed(tmp_path, clctl):
+    folder = make(tmp_path / "my runs" / "a b", "done")
+    answer = clctl("runs", "ls", folder)
+    assert answer.code == 2
+    words = shlex.split(answer.err.splitlines()[1].replace(", or", " or"))
+    assert str(folder) in words
+    assert str(folder.parent) in words
 
 
 def messy(home: Path) -> dict[str, Path]:

@@ -358,3 +358,21 @@ def test_labelled_pictures_that_a_run_never_saw_are_all_scored(trained, clctl, t
     several = clctl("knn-eval", trained[0], "--data", tmp_path, "--k", "1,5", "--json")
     assert several.document["data"]["test_images"] == 12  # choosing k needs a train part
     assert "set aside" in several.err
+
+
+def test_a_handful_of_labelled_pictures_is_scored_whole(trained, clctl, tmp_path):
+    """Four of a class are enough for neighbours, and too few for five folds."""
+    images, labels = load_digits(return_X_y=True)
+    for label, name in enumerate(("-rf", "a $(b)", "two\nlines")):
+        (tmp_path / name).mkdir()
+        for i, pixels in enumerate(images[labels == label][:4]):
+            picture = Image.fromarray((pixels.reshape(8, 8) * 15).astype("uint8"))
+            picture.save(tmp_path / name / f"{i}.png")
+    counts = {}
+    for command in ("knn-eval", "retrieval", "linear-probe"):
+        answer = clctl(command, trained[0], "--data", tmp_path, "--json")
+        counts[command] = answer.document["data"]["test_images"]
+    assert counts == {"knn-eval": 12, "retrieval": 12, "linear-probe": 3}
+    told = clctl("knn-eval", trained[0], "--data", tmp_path)
+    (worst,) = [line for line in told.out.splitlines() if line.startswith("  weakest")]
+    assert all(name in worst for name in ("-rf", "a $(b)", "'two\\nlines'"))

@@ -17,7 +17,6 @@ from clctl.commands._telling import told
 from clctl.commands._trained import Trained, initial, open_checkpoint
 from clctl.console import Exit, Talk, dump
 from clctl.data.open import load, trial
-from clctl.evaluate.linear import FOLDS
 from clctl.evaluate.score import Score
 from clctl.images import DataSet
 from clctl.recipe.saved import with_data
@@ -56,12 +55,12 @@ class Subject:
     where: _setup.Machine
 
 
-def open_subject(order: Evaluate, command: str, talk: Talk, spares: bool = False) -> Subject:
+def open_subject(order: Evaluate, command: str, talk: Talk, spares: int = 0) -> Subject:
     """Open a checkpoint with its data, or a file of features.
 
     Args:
-        spares: Whether pictures that the run never saw, and that came without a split, are all
-            scored, each by the others: better than a fifth of 200.
+        spares: Pictures that the run never saw, and that came without a split, are all scored, each
+            by the others, if every class has so many: better than a fifth of 200. 0: never.
     """
     where = _setup.machine(order.device)
     if _features.is_features(order.ckpt):
@@ -83,7 +82,7 @@ def open_subject(order: Evaluate, command: str, talk: Talk, spares: bool = False
 
 
 def picture(
-    trained: Trained, order: Evaluate, where: _setup.Machine, talk: Talk, spares: bool = False
+    trained: Trained, order: Evaluate, where: _setup.Machine, talk: Talk, spares: int = 0
 ) -> Pictures:
     """A checkpoint before the pictures that the command names; `spares` as in `open_subject`."""
     recipe = trained.recipe if order.data is None else with_data(trained.recipe, order.data)
@@ -92,9 +91,7 @@ def picture(
         recipe=trained.recipe,
         encoder=trained.encoder,
         dataset=dataset,
-        parts=trial(
-            dataset, "all" if spares and _strange(order, trained, dataset) else order.split
-        ),
+        parts=trial(dataset, "all" if _strange(order, trained, dataset, spares) else order.split),
         where=where,
         talk=talk,
         initial=initial(trained.recipe, trained.found.about, trained.found.run, talk),
@@ -102,14 +99,14 @@ def picture(
     )
 
 
-def _strange(order: Evaluate, trained: Trained, dataset: DataSet) -> bool:
-    """Whether the data came without a split, has enough of each class, and was not trained on."""
-    if order.split is not None or dataset.drawn is None:
+def _strange(order: Evaluate, trained: Trained, dataset: DataSet, least: int) -> bool:
+    """Whether the data came without a split, has `least` of each class, and was not trained on."""
+    if least == 0 or order.split is not None or dataset.drawn is None:
         return False
     trained_on = trained.found.about.get("data", {}).get("fingerprint")
     labels = [part.labels for part in dataset.splits.values() if part.labels is not None]
     fewest = int(torch.bincount(torch.cat(labels)).min())
-    return trained_on != dataset.fingerprint and fewest >= FOLDS
+    return trained_on != dataset.fingerprint and fewest >= least
 
 
 def describe(trained: Trained, order: Evaluate) -> dict[str, Any]:
@@ -126,7 +123,7 @@ def describe(trained: Trained, order: Evaluate) -> dict[str, Any]:
 
 
 def run_evaluation(
-    order: Evaluate, command: str, protocol: str, judge: Judge, talk: Talk, spares: bool
+    order: Evaluate, command: str, protocol: str, judge: Judge, talk: Talk, spares: int
 ) -> Report:
     """Score by one protocol, beside the baselines; `spares` as in `open_subject`."""
     threshold = gate(order.fail_under, TOP)

@@ -14,6 +14,7 @@ from clctl import optim
 from clctl.commands._stop import Stop
 from clctl.commands._training import Trainer
 from clctl.console import Exit, Problem
+from clctl.distributed import wait
 from clctl.engine import NotFinite, Tick, finite, train
 from clctl.method import Method
 from clctl.store import checkpoint
@@ -93,6 +94,7 @@ def pretraining(
         note()
         back(trainer, fresh)
         trainer.run.rewind(trainer.done)
+        wait()  # for the log to be as the first rank left it
         trainer.recall(trainer.run.records())
         trainer.talk.say(f"{told}; going on from step {trainer.done:,} without it")
 

@@ -70,6 +70,13 @@ def groups(folders: Sequence[Path], metric: str) -> list[Group]:
     return sorted(made, key=lambda g: (-len(g.runs), -g.at, g.protocol))
 
 
+def metrics(folders: Sequence[Path]) -> list[str]:
+    """The names of all metrics in the evaluations."""
+    paths = [path for folder in folders for path in (folder / "evaluations").glob("*.json")]
+    found = [evaluation(path).get("metrics") for path in paths]
+    return sorted({name for one in found if isinstance(one, dict) for name in one})
+
+
 def overlap(group: Group) -> bool | None:
     """Whether the intervals of the two best overlap; None where that cannot be told."""
     if len(group.runs) < 2:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from clctl.commands._report_read import SIGNS, at, number, pair, words
@@ -74,7 +75,7 @@ def folders(home: Path) -> list[Path]:
             f"{home} is a run, not a folder of runs",
             Exit.USAGE,
             "runs.one",
-            f"clctl runs show {home}, or clctl runs ls {home.absolute().parent}",
+            f"clctl runs show {quote(str(home))}, or clctl runs ls {quote(str(home.absolute().parent))}",
         )
     paths = [home / name for name in inside]
     return [path for path in paths if not path.is_symlink() and _looks(path)]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from clctl.commands._scoring import Bench
+from clctl.data.words import shown
 from clctl.report.document import duration, percent
 
 NAMES = {"random_init": "random-init", "pixels": "raw pixels", "initial": "initial weights"}
@@ -44,7 +45,9 @@ def told(command: str, bench: Bench, document: dict[str, Any]) -> str:
 
 def _worst(rows: list[dict[str, Any]]) -> list[str]:
     seen = sorted((r for r in rows if r["recall"] is not None), key=lambda r: r["recall"])
-    return ["  weakest   " + ", ".join(f"{r['class']} {percent(r['recall'])}" for r in seen[:3])]
+    return [
+        "  weakest   " + ", ".join(f"{shown(r['class'])} {percent(r['recall'])}" for r in seen[:3])
+    ]
 
 
 def _grid(rows: dict[str, dict[str, float]]) -> list[str]:

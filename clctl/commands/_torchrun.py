@@ -56,12 +56,16 @@ def _code(failures: dict[int, ProcessFailure]) -> int:
         rank: f for rank, f in failures.items() if f.exitcode < 0 and f.signal_name() != "SIGTERM"
     }
     for rank, failure in killed.items():
-        raise Problem(
+        lost = Problem(
             f"rank {rank} (process {failure.pid}) was ended by {failure.signal_name()}",
             Exit.RANK,
             "ranks.lost",
             "the same command continues from the last checkpoint",
         )
+        if 0 not in failures or failures[0].exitcode != Exit.RANK:
+            raise lost
+        # The first rank had time to miss it: with --json that document is the one on stdout.
+        print(lost.text(), file=sys.stderr)
     return failures[min(failures)].exitcode
 
 

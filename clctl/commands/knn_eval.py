@@ -85,7 +85,8 @@ def _usage(message: str) -> Problem:
 
 def knn_eval(order: Evaluate, protocol: Neighbours, talk: Talk) -> Report:
     """Score a checkpoint and its baselines by their neighbours."""
-    spares = len(protocol.ks) * len(protocol.temperatures) == 1  # else train is needed to choose on
+    alone = len(protocol.ks) * len(protocol.temperatures) == 1  # else train is needed to choose on
+    spares = 2 if alone else 0
     return run_evaluation(order, "knn-eval", protocol.slug, judge(protocol), talk, spares)
 
 

@@ -14,7 +14,7 @@ from clctl.commands._repeats import Repeats, evaluate_repeats
 from clctl.commands._scoring import Bench, Judge, Verdict
 from clctl.console import Exit, Problem, Talk
 from clctl.evaluate.features import frozen
-from clctl.evaluate.linear import PENALTIES, folds, linear
+from clctl.evaluate.linear import FOLDS, PENALTIES, folds, linear
 from clctl.evaluate.sgd_probe import RATES, sgd
 from clctl.evaluate.subset import held_out
 from clctl.report.document import Report
@@ -40,7 +40,7 @@ def linear_probe(
             "--protocol sgd --epochs 100",
         )
     threshold = gate(order.fail_under, TOP)
-    spares = protocol == "cached" and wanted.fractions == (1.0,)
+    spares = FOLDS if protocol == "cached" and wanted.fractions == (1.0,) else 0
     subject = open_subject(order, "linear-probe", talk, spares)
     bench, pictures = subject.bench, subject.pictures
     judge_of, rivals, slug = judge, bench.rivals, "cached"

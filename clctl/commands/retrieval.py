@@ -37,7 +37,7 @@ def retrieval(order: Evaluate, ks: tuple[int, ...], talk: Talk) -> Report:
     """Recall and precision at k and mAP@R of a checkpoint and its baselines."""
     names = ("map_at_r", *(f"{kind}_at_{k}" for kind in ("recall", "precision") for k in ks))
     threshold = gate(order.fail_under, names)
-    subject = open_subject(order, "retrieval", talk, spares=True)
+    subject = open_subject(order, "retrieval", talk, spares=2)
     bench = subject.bench
     labelled(bench)
     begun = time.perf_counter()

@@ -78,13 +78,15 @@ def best(order: Best, talk: Talk) -> Report:
         Problem: Exit.CHECKPOINT if no run has that metric; Exit.USAGE if runs were scored on other
             data equally often, so that nothing says which is meant.
     """
-    found = _runs_best.groups(folders(order.folder), order.metric)
+    runs = folders(order.folder)
+    found = _runs_best.groups(runs, order.metric)
     if not found:
+        known = ", ".join(_runs_best.metrics(runs))
         raise Problem(
             f"no run in {order.folder} has an evaluation with {order.metric}",
             Exit.CHECKPOINT,
             "runs.not-scored",
-            "score them: clctl knn-eval RUN; or name another --metric, such as top1",
+            f"they have: {known}" if known else "score them: clctl knn-eval RUN",
         )
     first = found[0]
     rivals = [g for g in found if len(g.runs) == len(first.runs)]
