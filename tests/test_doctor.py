@@ -166,7 +166,7 @@ def test_a_device_that_fails_is_a_problem_only_where_it_is_needed():
 def test_a_loss_that_is_not_finite_is_told(monkeypatch, capfd):
     monkeypatch.setattr("clctl.optim.peak", lambda config, batch: 1e30)
     _trial.main(["train", "cpu", "30"])
-    assert "Problem: the loss is not finite" in capfd.readouterr().out
+    assert "NotFinite: the loss is not finite" in capfd.readouterr().out
 
 
 def test_folders_that_cannot_be_written(tmp_path, monkeypatch):

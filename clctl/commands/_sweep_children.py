@@ -107,10 +107,10 @@ def work(tasks: Sequence[Callable[[str], Task]], devices: Sequence[str], stop: S
             time.sleep(PAUSE)
             stop.saved()  # the children save; nothing of ours is lost by leaving
             for device, (task, child) in list(busy.items()):
-                if stop.reason is not None:
-                    child.stop()
                 if (ended := child.ended()) is not None:
                     go_on(device, task, ended)
+                elif stop.reason is not None:
+                    child.stop()
     finally:
         for _, child in busy.values():  # an error of ours must not leave them behind
             child.stop()

@@ -90,11 +90,14 @@ def image(data: bytes, folder: Path) -> None:
     """A picture of any format."""
     path = folder / "x.jpg"
     path.write_bytes(data)
-    Image.MAX_IMAGE_PIXELS = PIXELS
     heic()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = decode(str(path), BOUNDS)
+    usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, PIXELS
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = decode(str(path), BOUNDS)
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
     if isinstance(found, Bad):
         assert found.reason
         return
