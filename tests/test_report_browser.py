@@ -1,7 +1,10 @@
 """The report page in a browser: nothing fetched, no error, no sideways scrolling, usable by keyboard."""
 
+import shutil
+
 import pytest
 from chromium import Chromium, browser
+from conftest import photographs
 
 WIDTHS = (360, 1440)
 
@@ -32,11 +35,9 @@ def pages(trained, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["one.html", "two.html"])
-def test_a_page_is_calm(name, width, dark, chromium, pages):
-    address = (pages / name).as_uri()
+def calm(chromium, page, width, dark):
+    """Opens without a word, a request, sideways scrolling or a broken picture, in its colours."""
+    address = page.as_uri()
     chromium.open(address, width, dark=dark)
     chromium.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
     told = [
@@ -54,6 +55,13 @@ def test_a_page_is_calm(name, width, dark, chromium, pages):
     assert shade < 64 if dark else shade > 192
     broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
     assert chromium.evaluate(broken) == 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["one.html", "two.html"])
+def test_a_page_is_calm(name, width, dark, chromium, pages):
+    calm(chromium, pages / name, width, dark)
 
 
 def test_texts_stand_out_from_the_page(chromium, pages):
@@ -97,3 +105,50 @@ def test_without_a_script_everything_is_there(chromium, pages):
     finally:
         chromium.call("Emulation.setScriptExecutionDisabled", value=False)
     assert text.startswith("clctl pretrain simclr")
+
+
+@pytest.fixture(scope="module")
+def kinds(trained, tmp_path_factory):
+    """Runs that came out in other ways: their folders by name."""
+    from clctl.commands.pretrain import Order, pretrain
+    from clctl.console import Talk
+    from clctl.store.run import Run
+
+    place = tmp_path_factory.mktemp("kinds")
+    for name in ("red", "green", "blue"):
+        photographs(place / "data" / name, 12, seed=len(name))
+    few = ("train.epochs=1", "train.batch_size=12", "report.log_every=1")
+    vit = ("encoder.name=vit_tiny", "encoder.patch=8", "views.size=32")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLCTL_CACHE", str(place / "cache"))
+        for name, changes in {"unlabelled": ("data.labels=none",), "vit": vit}.items():
+            order = Order("folder", (*few, *changes), str(place / "data"), out=place / name)
+            assert pretrain(order, Talk(quiet=True)).exit == 0
+    collapsed = Run(shutil.copytree(trained[0], place / "collapsed"))
+    (collapsed.folder / "report.json").unlink()
+    state = collapsed.read_json("run.json")
+    assert state is not None
+    collapsed.write_json("run.json", {**state, "status": "failed: train.collapsed"})
+    three = [trained[0], place / "unlabelled", place / "vit"]
+    return {**{n: [place / n] for n in ("unlabelled", "vit", "collapsed")}, "three": three}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("unlabelled", "needs labels"),
+        ("vit", "Where the transformer looks"),
+        ("collapsed", "Collapsed"),
+        ("three", "3 runs"),
+    ],
+)
+def test_pages_of_other_kinds_are_calm(kind, words, kinds, chromium, tmp_path, monkeypatch):
+    from clctl.commands.report import Order, report
+    from clctl.console import Talk
+
+    monkeypatch.setenv("CLCTL_CACHE", str(tmp_path / "cache"))
+    page = tmp_path / "page.html"
+    report(Order(tuple(str(run) for run in kinds[kind]), page), Talk(quiet=True))
+    assert words in page.read_text("utf-8")
+    for width, dark in ((360, True), (1440, False)):
+        calm(chromium, page, width, dark)
