@@ -51,10 +51,9 @@ def speed(place: Path) -> float:
     return 4 / (time.monotonic() - begun)
 
 
-def trial(minutes: float, every: float, kills: tuple[float, float], place: Path, seed: int) -> dict:
-    """One run for so many minutes; what was seen."""
+def trial(epochs: int, every: float, kills: tuple[float, float], place: Path, seed: int) -> dict:
+    """One run of so many epochs; what was seen."""
     clock, log = random.Random(seed), place / "stderr"
-    epochs = max(8, round(60 * minutes * speed(place)))
     changes = (
         *TINY,
         *METHODS["moco_v2"],
@@ -127,12 +126,17 @@ def main() -> None:
     """Run it, and print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument(
+        "--epochs", type=int, help="instead of minutes, on a machine with more to do"
+    )
     parser.add_argument("--every", type=float, default=20, help="seconds between checkpoints")
     parser.add_argument("--kills", type=float, nargs=2, default=(60, 180), help="seconds")
     parser.add_argument("--seed", type=int, default=0)
     order = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        found = trial(order.minutes, order.every, tuple(order.kills), Path(place), order.seed)
+        folder = Path(place)
+        epochs = order.epochs or max(8, round(60 * order.minutes * speed(folder)))
+        found = trial(epochs, order.every, tuple(order.kills), folder, order.seed)
     print(json.dumps(found))
     print(
         f"| {found['minutes']} min, {found['kills']} kills, {found['resumed']} resumed "
