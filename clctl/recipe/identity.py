@@ -14,6 +14,8 @@ _BESIDE = (
     "report",
 )  # they name and watch a run, and leave its weights alone
 _PLACES = ("path", "root", "verify")  # of data: where it lies and how it is checked, not what it is
+# Keys that came later, at what is done without them: runs from before them stay the same run.
+_LATER = (("train", "compile", False), ("views", "color", "exact"))
 _ABSENT = object()
 
 
@@ -32,6 +34,9 @@ def weights_part(recipe: Recipe, fingerprint: str, init: str | None) -> dict[str
             stands for the path of `encoder.weights`.
     """
     part = {key: value for key, value in resolved(recipe).items() if key not in _BESIDE}
+    for section, key, default in _LATER:
+        rest = {k: v for k, v in part[section].items() if (k, v) != (key, default)}
+        part = {**part, section: rest}
     data = {key: value for key, value in part["data"].items() if key not in _PLACES}
     if str(data.get("labels", "")).lower().endswith(".csv"):
         del data["labels"]  # a place as well; what the file says is in the fingerprint

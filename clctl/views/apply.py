@@ -9,7 +9,7 @@ from clctl.console import Exit, Problem
 from clctl.images import Images
 from clctl.method import Batch
 from clctl.recipe.policy import ViewGroup, Views
-from clctl.views import color
+from clctl.views import color, matrix
 from clctl.views.crop import resample
 from clctl.views.draw import Drawn, central, describe, draw
 
@@ -46,8 +46,8 @@ def make(
         drawn = draw(group, sizes.repeat(group.count, 1), generator)
         drawn = drawn.rows(torch.arange(len(drawn)).view(group.count, -1)[:, rows].flatten())
         out = torch.empty(len(drawn), size, size, 3, device=device)
-        for at, view in _chunks(here, drawn, group, size):
-            lines = _normalised(view, policy.mean, policy.std)
+        for at, view in _chunks(here, drawn, policy, group, (policy.mean, policy.std)):
+            lines = view.permute(0, 2, 3, 1).contiguous()
             out.index_copy_(0, at.to(device, non_blocking=True), lines)
         views += out.permute(0, 3, 1, 2).chunk(group.count)
     return Batch(tuple(views))
@@ -67,7 +67,7 @@ def pictures(
         size = group.size or policy.size
         drawn = draw(group, images.sizes.repeat(group.count, 1), generator)
         out = torch.empty(len(drawn), images.canvas.shape[1], size, size, dtype=torch.uint8)
-        for at, view in _chunks(images, drawn, group, size):
+        for at, view in _chunks(images, drawn, policy, group, None):
             out[at] = view.mul_(255).round_().clamp_(0, 255).byte().cpu()
         words = [describe(drawn, i) for i in range(len(drawn))]
         n = len(images)
@@ -85,29 +85,44 @@ def prepare(images: Images, size: int, mean: Three, std: Three) -> Tensor:
     out = torch.empty(len(images), size, size, 3, device=device)
     for rows in torch.arange(len(images)).split(_chunk(images, size)):
         view = resample(images, rows, central(images.sizes[rows]), size)
-        out[rows[0] : rows[-1] + 1] = _normalised(view, mean, std)
+        out[rows[0] : rows[-1] + 1] = _normalised(view, mean, std).permute(0, 2, 3, 1)
     return out.permute(0, 3, 1, 2)
 
 
 def _chunks(
-    images: Images, drawn: Drawn, group: ViewGroup, size: int
+    images: Images,
+    drawn: Drawn,
+    policy: Views,
+    group: ViewGroup,
+    normal: matrix.Normal | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views before normalisation, [n, C, size, size], each chunk with its rows of `drawn`.
+    """Views of a group, [n, C, size, size], each chunk with its rows of `drawn`.
 
-    `drawn` holds one view of all images after the other. Images with hue at the same place are
+    With a `normal` mean and deviation they are normalised, and one channel becomes three.
+    `drawn` holds one view of all images after the other. Images with the same work on colours are
     worked on together, so chunks do not come in order.
     """
-    kernel = _kernel(group, size)
-    limit = _chunk(images, size)
-    for rows in (rows for part in color.alike(drawn) for rows in part.split(limit) if len(rows)):
-        one = drawn.rows(rows)
+    size = group.size or policy.size
+    kernel, limit = _kernel(group, size), _chunk(images, size)
+    composed, moved = policy.color == "matrix", matrix.moves(drawn)
+    # Blur is linear and may come after normalisation; solarize, and one channel that becomes
+    # three, may not.
+    early = normal if group.solarize is None and images.canvas.shape[1] == 3 else None
+    maps = matrix.maps(images, drawn, early or matrix.PLAIN) if composed and moved.any() else None
+    parts = matrix.alike(drawn) if composed else color.alike(drawn)
+    for rows in (rows for part in parts for rows in part.split(limit) if len(rows)):
+        one, missing = drawn.rows(rows), normal
         view = resample(images, rows % len(images), one.box, size, one.flips, one.affine)
-        color.jitter_(view, one.factors, one.order)
-        color.grayscale_(view, one.grayscale)
+        if maps is not None and moved[rows[0]]:
+            view = matrix.recolor(view, maps, rows)
+            missing = normal if early is None else None
+        elif not composed:
+            color.jitter_(view, one.factors, one.order)
+            color.grayscale_(view, one.grayscale)
         color.blur_(view, one.sigma, kernel)
         if group.solarize is not None:
             color.solarize_(view, one.solarize, group.solarize.threshold)
-        yield rows, view
+        yield rows, view if missing is None else _normalised(view, *missing)
 
 
 def _chunk(images: Images, size: int) -> int:
@@ -133,7 +148,6 @@ def _kernel(group: ViewGroup, size: int) -> int:
 
 
 def _normalised(view: Tensor, mean: Three, std: Three) -> Tensor:
-    """[n, size, size, 3]; one channel becomes three."""
+    """[n, 3, size, size], in place unless it has one channel, which becomes three."""
     shift, scale = torch.tensor([mean, std])[..., None, None].to(view.device, non_blocking=True)
-    view = view.expand(-1, 3, -1, -1).contiguous().sub_(shift).div_(scale)
-    return view.permute(0, 2, 3, 1).contiguous()
+    return view.expand(-1, 3, -1, -1).contiguous().sub_(shift).div_(scale)

@@ -104,10 +104,10 @@ def _jitter(view: Tensor, place: int, factors: Tensor, order: Tensor) -> None:
     rest = order[order != HUE].view(-1, 3)
     for i, op in enumerate(rest.unbind(1)):
         if i == place:
-            _hue(view, factors[:, HUE])
+            hue_(view, factors[:, HUE])
         _blend(view, op, factors.gather(1, op[:, None])[:, 0])
     if place == 3:
-        _hue(view, factors[:, HUE])
+        hue_(view, factors[:, HUE])
 
 
 def _blend(view: Tensor, op: Tensor, factor: Tensor) -> None:
@@ -132,8 +132,8 @@ def _blend(view: Tensor, op: Tensor, factor: Tensor) -> None:
     view.clamp_(0, 1)
 
 
-def _hue(view: Tensor, turns: Tensor) -> None:
-    """Shift the hue of HSV; value and saturation stay."""
+def hue_(view: Tensor, turns: Tensor) -> None:
+    """Shift the hue of HSV by `turns` [n]; value and saturation stay. Three channels."""
     red, green, blue = view.unbind(1)
     value = torch.maximum(red, green)
     torch.maximum(value, blue, out=value)
@@ -152,7 +152,7 @@ def _hue(view: Tensor, turns: Tensor) -> None:
     hue.sub_(torch.round(hue / 6).mul_(6))
     # Back: with w the distance of the hue from a channel's own (at most 3), the channel is the
     # least plus the chroma times 2 - w, clamped to [0, 1]; and w is 3 - ||hue - own| - 3|.
-    own = hue.new_tensor([0.0, 2.0, -2.0])[:, None, None]
+    own = torch.tensor([0.0, 2.0, -2.0])[:, None, None].to(view.device, non_blocking=True)
     torch.sub(hue[:, None], own, out=view)
     view.abs_().sub_(3).abs_().sub_(1).clamp_(0, 1)
     torch.addcmul(least[:, None], view, chroma[:, None], out=view)
