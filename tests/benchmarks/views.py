@@ -1,92 +1,221 @@
-"""Batched views beside a per-image torchvision pipeline with two loader workers; same policy.
+"""Views alone, beside what else makes them: images per second, one image being two views.
 
-    python tests/benchmarks/views.py [ROUNDS]
+    python tests/benchmarks/views.py [--rounds 7] [--set KEY=VALUE]
+                                     [--device cpu|cuda] [--json FILE]
 
-Images per second, one image being two views, medians over interleaved rounds.
+The policies are those of the packaged recipes, and all contenders get the same numbers and the
+same pictures: `cifar10/` at 32 px, without blur, `imagenet/` at 64 px and from 160 to 96 px. On as
+many cores, by turns in one process: clctl, the whole batch at once; lightly's transforms of PIL
+images, in memory and from PNG files, in a DataLoader with a worker per core; torchvision v2 on
+uint8 tensors, in a DataLoader likewise; kornia, the whole batch at once, whose crops are not
+antialiased. Workers have started and their queue is empty when the clock starts. With `--device
+cuda` clctl and kornia work there and the loaders stay where they are. About 8 minutes on two cores.
 """
 
-import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from statistics import median
+from typing import Any
 
+import kornia.augmentation as K  # pyright: ignore[reportMissingImports]
+import numpy as np
+import peers
 import torch
-from torch.utils.data import DataLoader, Dataset
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision.transforms import v2
 
+from clctl.commands._bench_stages import synchronise
 from clctl.images import Images
-from clctl.recipe.policy import Blur, Crop, Jitter, ViewGroup, Views
+from clctl.recipe.policy import ViewGroup, Views
+from clctl.recipe.read import find, read
 from clctl.rng import generator
 from clctl.views.apply import make
 
-CASES = ((32, 32, 256), (64, 64, 128), (160, 96, 64))  # side stored, side of a view, batch
-BATCHES = 6
+# Folder of the recipe, side stored, side of a view, pictures of a batch.
+CASES = (("cifar10", 32, 32, 256), ("imagenet", 64, 64, 128), ("imagenet", 160, 96, 64))
+METHODS = ("simclr", "byol")
+NAMES = ("clctl", "lightly", "lightly, PNG", "torchvision v2", "kornia")
+SECONDS = 1.5  # that are timed, of each contender and round
+WARM = 3  # calls before them: the first batches, and what loaders have prepared by then
+LOADED = 32  # pictures of a loader's batch
+ENDLESS = 2**20  # pictures, more than are taken
 
 
-class PerImage(Dataset):
-    """What a script with torchvision does: each image on its own, in a worker."""
+def paced(take: Callable[[], int], device: torch.device) -> float:
+    """Images per second of `take`, which gives how many it took."""
+    for _ in range(WARM):
+        take()
+    synchronise(device)
+    images, begun = 0, time.perf_counter()
+    while time.perf_counter() < begun + SECONDS:
+        images += take()
+        synchronise(device)
+    return images / (time.perf_counter() - begun)
 
-    def __init__(self, images: torch.Tensor, size: int) -> None:
-        kernel = max(3, size // 20 * 2 + 1)
-        self.images = images
-        self.views = v2.Compose(
-            [
-                v2.RandomResizedCrop(size, antialias=True),
-                v2.RandomHorizontalFlip(),
-                v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
-                v2.RandomGrayscale(0.2),
-                v2.RandomApply([v2.GaussianBlur(kernel, (0.1, 2.0))], 0.5),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-            ]
-        )
+
+def loaded(dataset: Dataset) -> float:
+    """Images per second of a DataLoader; its workers end with it."""
+    sampler = RandomSampler(dataset, replacement=True, num_samples=ENDLESS)  # type: ignore[arg-type]
+    loader = DataLoader(dataset, batch_size=LOADED, sampler=sampler, num_workers=peers.CORES)
+    batches: Iterator[Any] = iter(loader)
+
+    def take() -> int:
+        # As many as there are workers, for their batches come in together.
+        return LOADED * sum(1 for _ in islice(batches, peers.CORES))
+
+    return paced(take, torch.device("cpu"))
+
+
+def batched(pictures: np.ndarray, policy: Views, device: torch.device) -> Callable[[], int]:
+    """clctl's views of all pictures, each time others."""
+    count, high, wide, _ = pictures.shape
+    canvas = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    images = Images(canvas, torch.tensor([[high, wide]]).repeat(count, 1)).to(device)
+    steps = iter(range(ENDLESS))
+
+    def take() -> int:
+        make(images, policy, generator("views benchmark", next(steps)), device)
+        return count
+
+    return take
+
+
+def with_kornia(pictures: np.ndarray, policy: Views, device: torch.device) -> Callable[[], int]:
+    """The same by kornia, from uint8 as well."""
+    raw = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().to(device)
+    views = _each_view(policy, _kornia)
+
+    def take() -> int:
+        with torch.no_grad():
+            unit = raw.float() / 255
+            for view in views:
+                view(unit)
+        return len(raw)
+
+    return take
+
+
+def _each_view(policy: Views, build: Callable[[Views, ViewGroup], nn.Module]) -> list[nn.Module]:
+    return [build(policy, group) for group in policy.groups for _ in range(group.count)]
+
+
+def _kernel(policy: Views, group: ViewGroup) -> int:
+    """Width of the blur: the recipe's, else a tenth of the side."""
+    own = group.blur and group.blur.kernel
+    return own or max(3, policy.size // 20 * 2 + 1)
+
+
+def _kornia(policy: Views, group: ViewGroup) -> nn.Module:
+    crop, jitter, blur, solarize = group.crop, group.jitter, group.blur, group.solarize
+    assert crop is not None
+    assert jitter is not None
+    side = (policy.size, policy.size)
+    strengths = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    steps = [
+        K.RandomResizedCrop(side, crop.scale, crop.ratio, align_corners=False),
+        K.RandomHorizontalFlip(p=group.hflip),
+        K.ColorJitter(*strengths, p=jitter.p),
+        K.RandomGrayscale(p=group.grayscale),
+    ]
+    if blur is not None:
+        width = _kernel(policy, group)
+        steps.append(K.RandomGaussianBlur((width, width), blur.sigma, p=blur.p))
+    if solarize is not None:
+        at = (solarize.threshold, solarize.threshold)
+        steps.append(K.RandomSolarize(at, (0.0, 0.0), p=solarize.p))
+    steps.append(K.Normalize(torch.tensor(policy.mean), torch.tensor(policy.std)))
+    return nn.Sequential(*steps)
+
+
+def _torchvision(policy: Views, group: ViewGroup) -> nn.Module:
+    crop, jitter, blur, solarize = group.crop, group.jitter, group.blur, group.solarize
+    assert crop is not None
+    assert jitter is not None
+    strengths = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+    steps: list[nn.Module] = [
+        v2.RandomResizedCrop(policy.size, crop.scale, crop.ratio, antialias=True),
+        v2.RandomHorizontalFlip(group.hflip),
+        v2.RandomApply([v2.ColorJitter(*strengths)], jitter.p),
+        v2.RandomGrayscale(group.grayscale),
+    ]
+    if blur is not None:
+        steps.append(v2.RandomApply([v2.GaussianBlur(_kernel(policy, group), blur.sigma)], blur.p))
+    if solarize is not None:
+        steps.append(v2.RandomSolarize(255 * solarize.threshold, solarize.p))
+    ending = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(policy.mean, policy.std)]
+    return v2.Compose([*steps, *ending])
+
+
+class Tensors(Dataset):
+    """Pictures as uint8 tensors under torchvision v2, each on its own."""
+
+    def __init__(self, pictures: np.ndarray, policy: Views) -> None:
+        self.pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+        self.views = _each_view(policy, _torchvision)
 
     def __len__(self) -> int:
-        return 1 << 30
+        return len(self.pictures)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image = self.images[index % len(self.images)]
-        return self.views(image), self.views(image)
-
-
-def photographs(count: int, side: int) -> torch.Tensor:
-    """Smooth random pictures: uint8 [count, 3, side, side]."""
-    coarse = torch.rand(count, 3, 9, 9, generator=generator(0, "pictures"))
-    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic")
-    return smooth.clamp(0, 1).mul(255).byte()
+    def __getitem__(self, index: int) -> list[Tensor]:
+        return [view(self.pictures[index]) for view in self.views]
 
 
-def main(rounds: int) -> None:
-    """Measure and print one line per case."""
-    group = ViewGroup(count=2, crop=Crop(), hflip=0.5, jitter=Jitter(), grayscale=0.2, blur=Blur())
-    for side, size, batch in CASES:
-        pictures = photographs(batch, side)
-        policy = Views(size=size, groups=(group,))
-        images = Images(
-            pictures.contiguous(memory_format=torch.channels_last),
-            torch.tensor([[side, side]]).repeat(batch, 1),
+def files(pictures: np.ndarray, folder: Path) -> Sequence[Path]:
+    """The pictures as PNG files."""
+    paths = [folder / f"{i}.png" for i in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).save(path)
+    return paths
+
+
+def case(
+    policy: Views, stored: int, batch: int, rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Images per second of each contender, one entry per round."""
+    pictures = peers.smooth(batch, stored)
+    ours, kornia = batched(pictures, policy, device), with_kornia(pictures, policy, device)
+    lightly, tensors = peers.lightly_views(policy), Tensors(pictures, policy)
+    with tempfile.TemporaryDirectory(prefix="views-") as folder:
+        pngs = files(pictures, Path(folder))
+        contenders = (
+            lambda: paced(ours, device),
+            lambda: loaded(peers.Pictures(pictures, lightly)),
+            lambda: loaded(peers.Pictures(pngs, lightly)),
+            lambda: loaded(tensors),
+            lambda: paced(kornia, device),
         )
-        ours, theirs = [], []
-        for turn in range(rounds):
-            begun = time.perf_counter()
-            for step in range(BATCHES):
-                make(images, policy, generator(turn, step), torch.device("cpu"))
-            ours.append(BATCHES * batch / (time.perf_counter() - begun))
-            loader = iter(DataLoader(PerImage(pictures, size), batch_size=32, num_workers=2))
-            next(loader)  # workers have started
-            few = max(4, BATCHES * batch // 64)
-            begun = time.perf_counter()
-            for _ in islice(loader, few):
-                pass
-            theirs.append(few * 32 / (time.perf_counter() - begun))
-            del loader
-        print(
-            f"{side} px to {size} px: batched {median(ours):,.0f}, per image with 2 workers "
-            f"{median(theirs):,.0f} images/s, ratio {median(ours) / median(theirs):.1f}",
-            flush=True,
+        return peers.turns(dict(zip(NAMES, contenders, strict=True)), rounds)
+
+
+def main() -> None:
+    """Measure and print a table."""
+    asked = peers.parser(__doc__, rounds=7).parse_args()
+    device = torch.device(asked.device)
+    facts, rows = peers.machine(device), []
+    print(
+        peers.heading(
+            ("views", "stored", "side", *NAMES, *(f"clctl / {name}" for name in NAMES[1:]))
         )
+    )
+    for folder, stored, size, batch in CASES:
+        for method in METHODS:
+            recipe = f"{folder}/{method}"
+            policy = read(find(recipe), (f"views.size={size}", *asked.set)).views
+            found = case(policy, stored, batch, asked.rounds, device)
+            ours, *others = found.values()
+            rates = [f"{median(rates):,.0f}" for rates in found.values()]
+            ratios = [peers.ratio(ours, theirs) for theirs in others]
+            print(peers.line([recipe, stored, size, *rates, *ratios]), flush=True)
+            setting = {"recipe": recipe, "stored": stored, "size": size, "batch": batch}
+            rows.append({**setting, "images_per_second": found})
+    peers.keep(asked.json, {**facts, "set": asked.set}, rows)
+    print(f"\nimages/s, medians of {asked.rounds} rounds; {peers.about(facts)}")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+    main()
