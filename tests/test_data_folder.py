@@ -1,5 +1,7 @@
 """A folder of pictures: what is found, what is taken for a split or a class, what is refused."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from pydantic import ValidationError
 from sklearn.model_selection import train_test_split
 
 from clctl.console import Exit, Problem
+from clctl.data import fingerprint
 from clctl.data.feed import Feed
 from clctl.data.layout import layout
 from clctl.data.open import load, trial
@@ -298,3 +301,37 @@ def test_settings_out_of_range_are_refused():
     for wrong in ({"max_aspect": 0.9}, {"max_bad": 1.1}, {"short_side": 0}, {"labels": "maybe"}):
         with pytest.raises(ValidationError):
             Config.model_validate({"path": "x", **wrong})
+
+
+NAMES = [
+    "a/0.png",
+    'a/"], ["1.jpg',
+    "a/\\2.png",
+    "b/é中\n\x7f.png",
+    "b/\U0001f600.png",
+    "c.d/e",
+    "x",
+]
+
+
+def test_the_fingerprint_of_files_is_that_of_their_json_lines():
+    rng = np.random.default_rng(0)
+    pairs = [(name, rng.bytes(32).hex()) for name in NAMES]
+    lines = b"".join(json.dumps(pair).encode() + b"\n" for pair in pairs)
+    assert fingerprint.of_files(iter(pairs)) == hashlib.sha256(lines).hexdigest()
+    digests = [digest for _, digest in pairs]
+    assert fingerprint.brief(iter(digests)) == b"".join(bytes.fromhex(d)[:8] for d in digests)
+
+
+def test_names_and_suffixes_are_told_as_the_system_does(tmp_path):
+    for name in ("a.b/c.JPG", "a.b/d", "e..png", "f.", "g.tar.gz", "h.d.jpeg", "é/ü.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    found = scan(str(tmp_path))
+    assert [file.name for file in found.files] == ["a.b/c.JPG", "e..png", "h.d.jpeg", "é/ü.png"]
+    for file in found.files:
+        told = os.stat(tmp_path / file.name)
+        assert file[2:] == (told.st_size, told.st_mtime_ns)
+        assert file.path == str(tmp_path / file.name)
+    left = [os.path.splitext(name)[1] or "without suffix" for name in ("a.b/d", "f.", "g.tar.gz")]
+    assert found.others == dict.fromkeys(left, 1)

@@ -109,6 +109,7 @@ def test_help_and_lists_do_not_wait_for_torch():
     commands = ["pretrain", "knn-eval", "linear-probe", "export", "validate"]
     commands += ["list", "recipe", "views", "inspect"]
     lines = [["list", what] for what in ("methods", "encoders", "data", "recipes")]
+    lines += [["recipe", "byol"], ["runs", "clean", "."], ["cache", "ls"]]
     for line in [["--help"], *lines, *([name, "--help"] for name in commands)]:
         done = subprocess.run([sys.executable, "-c", code, *line], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

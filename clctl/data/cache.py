@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 
 from clctl.console import Exit, Problem
@@ -124,7 +125,8 @@ def _read(final: Path, talk: Callable[[str], None], fresh: bool = False) -> Stor
                 raise ValueError("size")
             lasting, rows = index["lasting"], index["rows"]
             bad = [(row, reason) for row, reason in index["bad"]]
-            sizes = torch.tensor(index["sizes"], dtype=torch.int64).reshape(len(rows), 2)
+            # numpy takes a third of the time that torch does for a list
+            sizes = torch.from_numpy(np.array(index["sizes"], np.int64).reshape(len(rows), 2))
             images = Images(mapped(canvas, index["shape"]).permute(0, 3, 1, 2), sizes)
             low, high, deep = index["deep"] or (0.0, 0.0, 0)
         store = Store(images, rows, index["digests"], bad, deep, (low, high) if deep else None)

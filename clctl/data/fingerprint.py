@@ -17,15 +17,14 @@ def of_pixels(canvas: Tensor) -> str:
 
 def of_files(named: Iterable[tuple[str, str]]) -> str:
     """sha256 hex of (id, sha256 hex of the file) pairs, in their order."""
-    digest = hashlib.sha256()
-    for pair in named:
-        digest.update(json.dumps(pair).encode() + b"\n")
-    return digest.hexdigest()
+    quoted = json.JSONEncoder().encode  # `json.dumps` of each pair would take thrice as long
+    lines = [f'[{quoted(name)}, "{content}"]\n' for name, content in named]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def brief(digests: Iterable[str]) -> bytes:
     """The first 8 bytes of each sha256 hex, one after the other: enough to tell what changed."""
-    return b"".join(bytes.fromhex(digest[:16]) for digest in digests)
+    return bytes.fromhex("".join(digest[:16] for digest in digests))
 
 
 def of_set(

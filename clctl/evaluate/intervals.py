@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 LEVEL = 0.95
 
@@ -59,7 +58,7 @@ def mean_over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
         ValueError: If there are fewer than two values, or one is not finite.
     """
     mean, square = _moments(values)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * math.sqrt(square)
+    half = _student(len(values) - 1) * math.sqrt(square)
     return mean, mean - half, mean + half
 
 
@@ -80,8 +79,15 @@ def difference_over_seeds(a: Sequence[float], b: Sequence[float]) -> tuple[float
     # Shares of the variance, not variances: their squares would underflow for close scores.
     share_a, share_b = square_a / square, square_b / square
     freedom = 1 / (share_a**2 / (len(a) - 1) + share_b**2 / (len(b) - 1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(square)
+    half = _student(freedom) * math.sqrt(square)
     return difference, difference - half, difference + half
+
+
+def _student(freedom: float) -> float:
+    """How many standard errors the interval reaches to each side."""
+    from scipy import stats  # a second to import, and every command that trains comes by here
+
+    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
 
 
 def _moments(values: Sequence[float]) -> tuple[float, float]:
@@ -155,6 +161,8 @@ def _mcnemar(only_a: int, only_b: int) -> float:
     total, fewer = only_a + only_b, min(only_a, only_b)
     if only_a == only_b:
         return 1.0
+    from scipy import stats  # as in `_student`
+
     below = stats.binom.cdf(fewer, total, 0.5) - stats.binom.pmf(fewer, total, 0.5) / 2
     return max(2 * float(below), math.ulp(0.0))  # never 0, however many images
 

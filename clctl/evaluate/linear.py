@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from clctl.evaluate.axes import Axes, carry, fit_axes, turn
@@ -123,6 +122,9 @@ def folds(
         raise ValueError(f"{count} folds need {count} samples of every class, one has {rarest}")
     scores = torch.zeros(len(x), classes, device=x.device)
     probes: list[Probe] = []
+    # over a second to import, and pretraining comes by here at its start
+    from sklearn.model_selection import StratifiedKFold
+
     split = StratifiedKFold(count, shuffle=True, random_state=seed).split(marks, marks)
     for fit, out in ((torch.from_numpy(a), torch.from_numpy(b)) for a, b in split):
         train, there = y[fit.to(y.device)], inside[fit.to(device)]
