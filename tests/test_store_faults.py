@@ -41,6 +41,7 @@ class Faulty:
     def __init__(self, at: int = 0, fault: str | int = 0) -> None:
         self.at, self.fault, self.count, self.dead = at, fault, 0, False
         self.unsynced: set[int] = set()  # files, by inode
+        self.safe: dict[int, int] = {}  # of these, the bytes that were there at the last sync
         self.unlisted: set[int] = set()  # folders with new names in them
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -77,18 +78,21 @@ class Faulty:
         if name == "write":
             self.unsynced.add(os.fstat(arguments[0]).st_ino)
         elif name == "fsync":
-            inode = os.fstat(arguments[0]).st_ino
-            self.unsynced.discard(inode)
-            self.unlisted.discard(inode)
+            status = os.fstat(arguments[0])
+            self.unsynced.discard(status.st_ino)
+            self.unlisted.discard(status.st_ino)
+            self.safe[status.st_ino] = status.st_size
         elif name in ("mkdir", "rename") or (name == "open" and arguments[1] & os.O_CREAT):
             place = arguments[1] if name == "rename" else arguments[0]
             self.unlisted.add(Path(place).parent.stat().st_ino)
+            if name == "open" and arguments[1] & os.O_EXCL:
+                self.safe.pop(os.fstat(done).st_ino, None)  # an inode that another file had before
 
     def cut_power(self, folder: Path) -> None:
         """What was not synced is gone, although its name is there."""
         for path in folder.rglob("*"):
             if path.is_file() and path.stat().st_ino in self.unsynced:
-                os.truncate(path, 0)
+                os.truncate(path, min(path.stat().st_size, self.safe.get(path.stat().st_ino, 0)))
 
 
 def save(run: Path, step: int, note: str = "") -> Path:

@@ -67,6 +67,7 @@ def trial(epochs: int, every: float, kills: tuple[float, float], place: Path, se
     )
     orders = {name: Order("moco_v2", changes, out=place / name) for name in ("whole", "killed")}
     reference = launch(orders["whole"], place / "stderr.whole")
+    watched: list[tuple[float, int, int]] = []  # of the run that lives all the while
     run, begun = place / "killed", time.monotonic()
     found = {"minutes": 0.0, "epochs": epochs, "kills": 0, "resumed": 0, "lost": 0, "wrong": []}
     series: list[list[tuple[float, int, int]]] = []
@@ -79,6 +80,8 @@ def trial(epochs: int, every: float, kills: tuple[float, float], place: Path, se
             alive = code is None
             if alive:
                 seen.append(sample(pid, run))
+                with suppress(FileNotFoundError, StopIteration):  # where it ended before
+                    watched.append(sample(reference, place / "whole"))
             elif code != 0:
                 found["wrong"].append(f"exit {code}: {log.read_text()[-500:]}")
         series.append(seen)
@@ -99,21 +102,23 @@ def trial(epochs: int, every: float, kills: tuple[float, float], place: Path, se
     elif tensors(run) != tensors(place / "whole") or log_of(run) != log_of(place / "whole"):
         found["wrong"].append("other bytes, or another log, than the run that was not killed")
     found["minutes"] = round((time.monotonic() - begun) / 60, 1)
-    return {**found, **level(series, found["wrong"])}
+    return {**found, **level([*series, watched], found["wrong"])}
 
 
 def level(series: list[list[tuple[float, int, int]]], wrong: list[str]) -> dict:
-    """Largest memory, descriptors and disk; and how memory grew in the longest launch."""
+    """Largest memory, descriptors and disk; and how memory grew in the longest life."""
     everything = [one for seen in series for one in seen]
     longest = max(series, key=len)
     steady = longest[len(longest) // 8 :]  # after the imports and the first steps
-    ratio = grown([one[0] for one in steady]) if len(steady) >= 8 else 1.0
-    handles = [float(one[1]) for one in steady]
+    ratio = grown([one[0] for one in steady])
+    quarter = max(1, len(steady) // 4)
+    # The fewest, for more files are open while a checkpoint is written.
+    before = min(one[1] for one in steady[quarter : 2 * quarter])
+    after = min(one[1] for one in steady[-quarter:])
     if ratio > MOST:
         wrong.append(f"memory grew by {ratio:.2f}")
-    # Medians, for some files are open while a checkpoint is written.
-    if len(handles) >= 8 and grown(handles) > 1:
-        wrong.append(f"descriptors grew by {grown(handles):.2f}")
+    if after > before:
+        wrong.append(f"descriptors grew from {before} to {after}")
     return {
         "rss_mb": round(max(one[0] for one in everything)),
         "rss_ratio": round(ratio, 3),
