@@ -152,7 +152,7 @@ def _warnings(seen: Seen) -> list[Event]:
     except Problem as problem:
         keep(problem.message)
     except (KeyError, TypeError, ValueError):
-        pass  # a log or recipe of another version: what was judged so far stands
+        keep("from here on the log is of another version, and could not be judged again")
     return found
 
 
