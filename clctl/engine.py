@@ -49,6 +49,7 @@ class Plan:
         clip_norm: Largest norm of all gradients together, or None.
         amp: Type of autocast, or None for float32.
         skip: Clock steps that are counted and not taken: no forward, no update.
+        compiled: Method -> what is called in its place; None calls it as it is.
     """
 
     seed: int
@@ -63,6 +64,7 @@ class Plan:
     clip_norm: float | None = None
     amp: torch.dtype | None = None
     skip: frozenset[int] = frozenset()
+    compiled: Callable[[nn.Module], Callable[[Batch, Clock], Step]] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def train(plan: Plan, method: Method, optimizer: Optimizer, start: int = 0) -> I
     """
     rank, _ = world()
     method.train()
-    forward = _averaged(method) if live() else method
+    module = _averaged(method) if live() else method
+    forward = module if plan.compiled is None else plan.compiled(module)
     so_far = torch.ones((), dtype=torch.bool, device=plan.device)
     batches = plan.batches(start)
     for step in range(start, plan.total):

@@ -17,6 +17,8 @@ class Clock:
         per_epoch: Steps of one epoch.
         device: Where `fraction` is put.
         seed: Of the run, for what a method draws itself: `generator(seed, purpose, step)`.
+        fraction: Share of the run that is done, in [0, 1): float32 [], on the device. A tensor,
+            so that compiled or captured code never freezes a schedule.
     """
 
     step: int
@@ -24,14 +26,13 @@ class Clock:
     per_epoch: int
     device: torch.device | str = "cpu"
     seed: int = 0
+    fraction: Tensor = field(init=False, repr=False, compare=False)
 
-    @property
-    def fraction(self) -> Tensor:
-        """Share of the run that is done, in [0, 1): float32 [], on the device.
-
-        A tensor, so that compiled or captured code never freezes a schedule.
-        """
-        return torch.full((), self.step / self.total, device=self.device)
+    def __post_init__(self) -> None:
+        # Made here, not when it is asked for: a number that compiled code makes a tensor of is a
+        # new input of it at each step, and a captured graph is captured anew for each.
+        done = torch.full((), self.step / self.total, device=self.device)
+        object.__setattr__(self, "fraction", done)
 
     @property
     def epoch(self) -> float:

@@ -103,6 +103,8 @@ def announce(trainer: Trainer, dataset: DataSet) -> None:
         say(f"  ranks     {world()[1]}, each with {share} images of every batch")
     idle = f" ({trainer.where.note})" if trainer.where.note else ""
     say(f"  device    {trainer.where.words}{idle}")
+    if recipe.train.compile:
+        say("  compiled  in the first step, which takes up to a minute or two")
     say("  Ctrl-C is safe: it saves, and the same command continues")
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from clctl.engine import Plan, Tick, train
@@ -61,10 +62,8 @@ class Loop:
         self._last, self._spent = time.perf_counter(), dict.fromkeys(STAGES, 0.0)
         setattr(method, "before_step", self._timed(method.before_step, "backward", "optimizer"))  # noqa: B010
         setattr(method, "after_step", self._timed(method.after_step, "optimizer", "after"))  # noqa: B010
-        method.register_forward_pre_hook(lambda *_: self._lap("rest"))
-        method.register_forward_hook(lambda *_: self._lap("forward"))
         views: Callable[[Any, int], Batch] = self._timed(plan.views, "rest", "views")
-        marked = replace(self.plan, batches=self._batches, views=views)
+        marked = replace(self.plan, batches=self._batches, views=views, compiled=self._forward)
         self._ticks = train(marked, method, optimizer)
 
     def step(self) -> Tick:
@@ -130,6 +129,10 @@ class Loop:
             return found
 
         return timed
+
+    def _forward(self, method: nn.Module) -> Callable[[Batch, Clock], Step]:
+        compiled = self.plan.compiled
+        return self._timed(method if compiled is None else compiled(method), "rest", "forward")
 
     def _batches(self, start: int) -> Iterator[Any]:
         inner = self.plan.batches(start)

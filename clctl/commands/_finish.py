@@ -101,3 +101,14 @@ def _sample(split: Split) -> Trial:
     """Pictures without labels to read features from."""
     few = split.take(torch.arange(min(len(split), SAMPLE)))
     return Trial(None, None, few, f"the first {len(few)} images of {split.name}, without labels")
+
+
+def stopped(trainer: Trainer, reason: str, exit: Exit) -> Report:
+    """The state of a run that stopped early: saved, and the command that continues it."""
+    run, share = trainer.run, percent(trainer.done / trainer.total)
+    document = {**outcome(trainer), "status": "stopped", "reason": reason}
+    text = (
+        f"stopped by {reason} at step {trainer.done:,} of {trainer.total:,} ({share}), saved\n"
+        f"continue: clctl pretrain {quote(str(run.folder))}"
+    )
+    return Report(document, text, str(run.folder), exit)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from clctl import optim
-from clctl.commands import _setup
+from clctl.commands import _compiled, _setup
 from clctl.console import Exit, Problem
 from clctl.data.feed import Feed
 from clctl.distributed import world
@@ -28,6 +28,8 @@ def parts(
     begin: Callable[[Encoder], None] = lambda encoder: None,
 ) -> tuple[Method, Feed, Optimizer]:
     """What a run trains and what it trains on, on the device; `begin` as for `_setup.method`."""
+    if recipe.train.compile:
+        _compiled.check(where.device)
     method = _setup.method(recipe, len(split), begin)
     wants = (method.uses_labels, method.per_class)
     feed = Feed(split, recipe.train.batch_size, recipe.seed, where.device, *wants)
@@ -65,3 +67,20 @@ def launch(
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "pid": os.getpid(),
     }
+
+
+def again(
+    recipe: Recipe, named: str, overrides: Sequence[str], given: Mapping[str, object]
+) -> list[str]:
+    """The command of this launch, for a run in another folder.
+
+    Args:
+        named: The recipe as it was typed, or that of the run folder that was.
+        given: Options and what they were given, such as {"--data": "photos"}.
+    """
+    words = ["clctl", "pretrain", named]
+    changes = [c for c in overrides if not c.startswith("encoder.weights=")]
+    if recipe.encoder.weights is not None:
+        changes.append("encoder.weights=null")  # --init-from takes its place
+    words += [word for change in changes for word in ("--set", change)]
+    return words + [str(w) for pair in given.items() if pair[1] not in (None, "auto") for w in pair]

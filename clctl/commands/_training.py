@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from clctl import optim
-from clctl.commands import _setup, _trained
+from clctl.commands import _compiled, _setup, _trained
 from clctl.commands._guard import Guard, readings
 from clctl.commands._online import online
 from clctl.commands._progress import progress
@@ -96,6 +96,7 @@ class Trainer:
             clip_norm=getattr(recipe.optimizer, "clip_norm", None),
             amp=self.where.amp,
             skip=frozenset(step - 1 for step in self.skipped),  # the engine counts from 0
+            compiled=_compiled.on(self.where.device) if recipe.train.compile else None,
         )
 
     def _views(self, raw: tuple[Images, Tensor | None], step: int) -> Batch:
@@ -147,7 +148,8 @@ class Trainer:
                 self.done = tick.step
                 waits.append(tick.waited / max(took, 1e-9))
                 last = tick.step == self.total
-                code, overdue = agree(stop.code, int(self._overdue(stop.unsaved)))
+                late = stop.unsaved >= 60 * recipe.checkpoint.every_minutes
+                code, overdue = agree(stop.code, int(late))
                 reason = stop.heed(code)
                 if reason and not last:
                     self.talk.say(f"  {reason}: saving step {tick.step:,}; {stop.risk}")
@@ -168,9 +170,6 @@ class Trainer:
     def _due(self, step: int) -> bool:
         every = self.recipe.checkpoint.every_steps
         return every is not None and step % every == 0
-
-    def _overdue(self, unsaved: float) -> bool:
-        return unsaved >= 60 * self.recipe.checkpoint.every_minutes
 
     def _log(self, tick: Tick, waiting: float) -> None:
         """Write one line of metrics.jsonl, and let the guard judge it."""

@@ -87,7 +87,6 @@ def _bench(
     built = time.perf_counter()
     loop.step()
     _bench_stages.synchronise(where.device)
-    # Nothing is compiled, so that the first step has no such part.
     startup |= {"build": built - begun, "first_step": time.perf_counter() - built}
     warmed = built
     for _ in range(1, WARM):
@@ -98,6 +97,7 @@ def _bench(
     with talk.task(f"{recipe.name} step", steps) as show:
         times = loop.times(steps, lambda done: show(done, ""))
     step, memory = statistics.median(times.together), _most(where.device)
+    compiling = max(0.0, startup["first_step"] - step) if recipe.train.compile else None
     ranks = None
     if several:
         sent = _bench_ranks.heard(loop)
@@ -123,12 +123,13 @@ def _bench(
         "peaks": top,
         "arithmetic": {**sums, **_reached(sums, top, batch / step / world()[1])},
         "batch": None,
-        "startup": {**startup, "compile": None},
+        "startup": {**startup, "compile": compiling},
         "ranks": ranks,
         "profile": None if order.profile is None else str(order.profile),
     }
     del loop, seen, forward
-    if not several:  # ranks would have to agree on what is left out
+    # Ranks would have to agree on what is left out, and each batch is a compilation of its own.
+    if not several and not recipe.train.compile:
         document["batch"] = _batches(order, recipe, dataset, where, talk, document)
     return _told(document)
 

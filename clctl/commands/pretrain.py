@@ -1,17 +1,17 @@
 """clctl pretrain: train an encoder from a recipe, continue where a run stopped, score it."""
 
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from clctl.commands import _changed, _initial, _memory, _numerics, _ranks, _setup
 from clctl.commands._announce import announce, describe, history, provenance, rehearse
 from clctl.commands._changed import REPORT, RESOLVED, RUN
-from clctl.commands._finish import finish, outcome
-from clctl.commands._launch import check_writable, launch, parts
+from clctl.commands._finish import finish, stopped
+from clctl.commands._launch import again, check_writable, launch, parts
 from clctl.commands._stop import Signalled, Stop, seconds
 from clctl.commands._training import Trainer
 from clctl.commands.views import draw
@@ -22,7 +22,7 @@ from clctl.images import DataSet
 from clctl.recipe import identity
 from clctl.recipe.read import find, read
 from clctl.recipe.sections import Recipe
-from clctl.report.document import Report, percent
+from clctl.report.document import Report
 from clctl.store import checkpoint, files
 from clctl.store.run import Run
 
@@ -78,10 +78,12 @@ def _pretrain(
         method, feed, optimizer = parts(recipe, split, where, begun.fill)
     part = identity.weights_part(recipe, dataset.fingerprint, begun.sha256)
     run = Run(_folder(order, home, recipe, identity.digest(part)))
-    again = _again(order, home, recipe)
-    known = _changed.same(run, part, dataset, again)
+    named = str(home / RESOLVED) if home else order.recipe
+    options = {"--data": order.data, "--out": order.out, "--device": order.device}
+    words = again(recipe, named, order.overrides, options)
+    known = _changed.same(run, part, dataset, words)
     if known is None and home is None and order.out is None and not order.fresh:
-        _changed.left(run, recipe, part, dataset, again)
+        _changed.left(run, recipe, part, dataset, words)
     trainer = Trainer(
         recipe=recipe,
         method=method,
@@ -104,17 +106,8 @@ def _pretrain(
     check_writable(run.folder)
     run.open()
     with run.lock(), closing(trainer.sinks):
-        old = _changed.same(run, part, dataset, again)  # another launch may have begun it since
-        newest = _ranks.told_by_first("start", lambda: checkpoint.newest(run.folder, talk.say))
-        if newest is not None:
-            _changed.settle(trainer, checkpoint.read(newest), part)
-        with _memory.watched(where):
-            trainer.arm()
-        kept = _initial.keep(run, begun, method.encoder, talk)
-        manifest = None if newest is None else _resume(trainer, newest)
-        _changed.rewind(trainer, old, manifest)
-        trainer.skipped += (run.read_json(RUN) or {}).get("skipped_steps", [])
-        trainer.skipped = sorted({*trainer.skipped})
+        old = _changed.same(run, part, dataset, words)  # another launch may have begun it since
+        kept = _start(trainer, part, begun, old)
         if trainer.start == trainer.total and (report := _changed.reported(run, talk)) is not None:
             return _already(run, report, talk)
         state = {
@@ -126,15 +119,44 @@ def _pretrain(
             **launch(order.overrides, order.data, order.init_from, trainer.where),
         }
         _note(trainer, state, "running", resumed_from=trainer.start)
-        try:
+        with _noted(trainer, state, stop):
             return _run(trainer, state, dataset, stop, rollback, begun)
-        except Signalled:
-            _note(trainer, state, f"stopped by {stop.reason}", step=trainer.done)
-            raise
-        except (Problem, _memory.Short) as problem:
-            with suppress(Problem):  # the first one is the one to tell
-                _note(trainer, state, f"failed: {problem.code}")
-            raise
+
+
+def _start(
+    trainer: Trainer, part: dict[str, Any], begun: _initial.First, old: dict[str, Any] | None
+) -> str | None:
+    """Bring the trainer to where the run stands: its newest checkpoint, or step 0.
+
+    Returns:
+        sha256 of the run's copy of the weights that it started from, None for random ones.
+    """
+    run, talk = trainer.run, trainer.talk
+    newest = _ranks.told_by_first("start", lambda: checkpoint.newest(run.folder, talk.say))
+    if newest is not None:
+        _changed.settle(trainer, checkpoint.read(newest), part)
+    with _memory.watched(trainer.where):
+        trainer.arm()
+    kept = _initial.keep(run, begun, trainer.method.encoder, talk)
+    manifest = None if newest is None else _resume(trainer, newest)
+    _changed.rewind(trainer, old, manifest)
+    trainer.skipped += (run.read_json(RUN) or {}).get("skipped_steps", [])
+    trainer.skipped = sorted({*trainer.skipped})
+    return kept
+
+
+@contextmanager
+def _noted(trainer: Trainer, state: dict[str, Any], stop: Stop) -> Iterator[None]:
+    """Write into run.json why the run did not come to its end."""
+    try:
+        yield
+    except Signalled:
+        _note(trainer, state, f"stopped by {stop.reason}", step=trainer.done)
+        raise
+    except (Problem, _memory.Short) as problem:
+        with suppress(Problem):  # the first one is the one to tell
+            _note(trainer, state, f"failed: {problem.code}")
+        raise
 
 
 def _run(
@@ -157,7 +179,8 @@ def _run(
         with stop.steps(), _memory.watched(where):
             reason = _numerics.pretraining(trainer, stop, rollback, fresh, note)
         if reason is not None:
-            return _stopped(trainer, state, reason, stop.exit)
+            _note(trainer, state, f"stopped by {reason}", step=trainer.done)
+            return stopped(trainer, reason, stop.exit)
         stop.leave()
     run.check()
     with _memory.scoring(run.folder):
@@ -207,17 +230,6 @@ def _folder(order: Order, home: Path | None, recipe: Recipe, digest: str) -> Pat
     return candidate if folder.exists() else folder
 
 
-def _again(order: Order, home: Path | None, recipe: Recipe) -> list[str]:
-    """The command of this launch, for a run in another folder."""
-    words = ["clctl", "pretrain", str(home / RESOLVED) if home else order.recipe]
-    changes = [c for c in order.overrides if not c.startswith("encoder.weights=")]
-    if recipe.encoder.weights is not None:
-        changes.append("encoder.weights=null")  # --init-from takes its place
-    words += [word for change in changes for word in ("--set", change)]
-    given = {"--data": order.data, "--out": order.out, "--device": order.device}
-    return words + [str(w) for pair in given.items() if pair[1] not in (None, "auto") for w in pair]
-
-
 def _resume(trainer: Trainer, folder: Path) -> dict[str, Any]:
     manifest = trainer.restore(folder)
     trainer.start, trainer.skipped = trainer.done, list(manifest.get("skipped_steps", []))
@@ -232,19 +244,3 @@ def _already(run: Run, report: dict[str, Any], talk: Talk) -> Report:
         run.write_json(RUN, {**state, "status": "done"})  # killed between the two documents
     text = "\n".join(report.get("summary", []))
     return Report(report, text, str(run.folder))
-
-
-def _stopped(trainer: Trainer, state: dict[str, Any], reason: str, exit: Exit) -> Report:
-    """The state of a run that stopped early: saved, and the command that continues it."""
-    run, share = trainer.run, percent(trainer.done / trainer.total)
-    _note(trainer, state, f"stopped by {reason}", step=trainer.done)
-    document = {
-        **outcome(trainer),
-        "status": "stopped",
-        "reason": reason,
-    }
-    text = (
-        f"stopped by {reason} at step {trainer.done:,} of {trainer.total:,} ({share}), saved\n"
-        f"continue: clctl pretrain {quote(str(run.folder))}"
-    )
-    return Report(document, text, str(run.folder), exit)

@@ -73,15 +73,16 @@ class MoCo(Method):
         loss = info_nce(query, key, past, temperature)
         keys = [key]
         if self.config.symmetric:
-            keys.append(self._keys(a, clock))
-            other = self.projector(self.encoder(b))
-            loss = (loss + info_nce(other, keys[1], past, temperature)) / 2
+            other, other_key = self.projector(self.encoder(b)), self._keys(a, clock)
+            loss = (loss + info_nce(other, other_key, past, temperature)) / 2
+            keys.append(other_key)
         return Step(loss, watched(features, query), carry={"keys": torch.stack(keys)})
 
     @torch.no_grad()
     def _keys(self, view: Tensor, clock: Clock) -> Tensor:
         groups, (rank, ranks) = self.config.bn_groups, world()
-        parts = assignment(clock.seed, clock.step, len(view) * ranks, groups, rank, ranks)
+        drawn: Any = torch.compiler.disable(assignment)  # compiled code draws no numbers by a key
+        parts = drawn(clock.seed, clock.step, len(view) * ranks, groups, rank, ranks)
         with grouped(self.teacher, parts.to(view.device), groups):
             return self.teacher(view).detach()
 

@@ -52,11 +52,14 @@ class Train(Section):
     """batch_size is the global batch; an epoch has floor(images / batch_size) steps.
 
     precision: auto is bf16 on CUDA and fp32 on a processor, unless its flags say that bf16 pays.
+    compile: forward and backward through torch.compile, on CUDA with CUDA graphs. Results differ
+    in the last digits; the first step takes up to a minute or two.
     """
 
     epochs: Count = 100
     batch_size: Annotated[int, Field(ge=2)] = 256
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
 
 
 class LARS(Section):
