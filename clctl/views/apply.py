@@ -126,9 +126,13 @@ def _chunks(
 
 
 def _chunk(images: Images, size: int) -> int:
-    """Views to make at once: on a processor what its caches hold, elsewhere far more."""
+    """Views to make at once: on a processor what its last cache holds, elsewhere far more.
+
+    2^19 pixels, 6 MB of floats, were 1.3 times as fast as 2^17 on two cores with 32 MB between
+    them. A thread per chunk instead of torch's own did not pay: the operations are too short.
+    """
     high, wide = images.canvas.shape[2:]
-    pixels = 2**17 if images.canvas.device.type == "cpu" else 2**22
+    pixels = 2**19 if images.canvas.device.type == "cpu" else 2**22
     return max(1, pixels // max(size**2, high * wide // 16))
 
 
