@@ -111,7 +111,8 @@ def announce(trainer: Trainer, dataset: DataSet) -> None:
 def _rest(trainer: Trainer) -> str:
     """How many images of an epoch fill no batch, in words."""
     left = len(trainer.split) - trainer.feed.per_epoch * trainer.recipe.train.batch_size
-    return f"; {left} images sit out each epoch, others every time" if left else ""
+    who = "one image sits" if left == 1 else f"{left} images sit"
+    return f"; {who} out each epoch, others every time" if left else ""
 
 
 def rehearse(trainer: Trainer) -> Report:
