@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,23 @@ def test_prune_keeps_the_newest_whole_ones(tmp_path):
     assert "step-00000003" in os.listdir(home)
     with pytest.raises(ValueError, match="at least"):
         checkpoint.prune(tmp_path, 0)
+
+
+def test_prune_keeps_every_so_many_steps(tmp_path):
+    home = tmp_path / "checkpoints"
+    for step in range(1, 12):
+        save(tmp_path, step)
+        checkpoint.prune(tmp_path, 2, every=4)
+    kept = ["step-00000004", "step-00000008", "step-00000010", "step-00000011"]
+    assert sorted(os.listdir(home)) == kept
+    for folder in home.iterdir():
+        checkpoint.verify(folder)
+    (home / "step-00000010" / "model.safetensors").unlink()
+    checkpoint.prune(tmp_path, 2, every=4)
+    assert sorted(os.listdir(home)) == kept  # 11 and 8 are the two whole ones, 4 a multiple
+    shutil.copytree(home / "step-00000004", home / ".step-00000004.12ab.old")
+    checkpoint.prune(tmp_path, 1, every=4)
+    assert sorted(os.listdir(home)) == [kept[0], kept[1], kept[3]]
 
 
 def test_find_takes_a_run_a_checkpoint_or_a_file(tmp_path, monkeypatch):

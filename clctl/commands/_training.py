@@ -168,8 +168,8 @@ class Trainer:
         return None
 
     def _due(self, step: int) -> bool:
-        every = self.recipe.checkpoint.every_steps
-        return every is not None and step % every == 0
+        settings = self.recipe.checkpoint
+        return any(n and step % n == 0 for n in (settings.every_steps, settings.keep_every))
 
     def _log(self, tick: Tick, waiting: float) -> None:
         """Write one line of metrics.jsonl, and let the guard judge it."""
@@ -239,7 +239,8 @@ class Trainer:
             about = {**self.manifest, **epoch}
             model = self.method.state_dict()
             checkpoint.save(self.run.folder, step, model, state, {reference.KEY: text}, about)
-            checkpoint.prune(self.run.folder, self.recipe.checkpoint.keep, spare)
+            settings = self.recipe.checkpoint
+            checkpoint.prune(self.run.folder, settings.keep, spare, settings.keep_every)
         wait()
 
     @property

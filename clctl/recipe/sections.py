@@ -118,12 +118,14 @@ class Schedule(Section):
 class Checkpoint(Section):
     """A checkpoint every N steps or minutes, whichever comes first, and at the last step.
 
-    keep: how many of the newest stay on disk.
+    keep: how many of the newest stay on disk; keep_every: steps, at each multiple of which there
+    is a checkpoint as well that stays for good.
     """
 
     every_steps: Count | None = None
     every_minutes: Positive = 10.0
     keep: Count = 3
+    keep_every: Count | None = None
 
 
 class Report(Section):

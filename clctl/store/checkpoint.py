@@ -7,6 +7,7 @@ the sha256 of both tensor files, and of itself with that one value as zeros.
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -162,8 +163,9 @@ def steps(run: Path) -> list[int]:
     return [step for step, _ in _found(run / CHECKPOINTS)]
 
 
-def prune(run: Path, keep: int, spare: int | None = None) -> None:
-    """Keep the newest `keep` whole checkpoints and that of step `spare`; delete the others.
+def prune(run: Path, keep: int, spare: int | None = None, every: int | None = None) -> None:
+    """Keep the newest `keep` whole checkpoints, that of step `spare` and those of each `every`-th
+    step; delete the others.
 
     Nothing whole is deleted before `keep` newer ones were read and found whole.
     """
@@ -180,10 +182,14 @@ def prune(run: Path, keep: int, spare: int | None = None) -> None:
     if len(complete) <= keep:
         return
     whole: set[int] = set()
+    count = Counter(step for step, _ in complete)
     for step, folder in complete:
-        if (len(whole) >= keep and step != spare) or step in whole:
+        stays = step == spare or (every is not None and step % every == 0)
+        enough = len(whole) >= keep
+        if (enough and not stays) or step in whole:
             _delete(folder)
-        elif _is_whole(folder):
+        # Of old ones that stay only two of a step are read again, or each save would read all.
+        elif (not enough or count[step] > 1) and _is_whole(folder):
             whole.add(step)
 
 
