@@ -129,7 +129,8 @@ def _chunk(images: Images, size: int) -> int:
     """Views to make at once: on a processor what its last cache holds, elsewhere far more.
 
     2^19 pixels, 6 MB of floats, were 1.1 to 1.4 times as fast as 2^17 at 64 and 96 px on two cores
-    with 32 MB between them, and as fast at 32 px. A thread per chunk instead of torch's own did not pay: the operations are too short.
+    with 32 MB between them, and as fast at 32 px. A thread per chunk instead of torch's own did not
+    pay: the operations are too short.
     """
     high, wide = images.canvas.shape[2:]
     pixels = 2**19 if images.canvas.device.type == "cpu" else 2**22
