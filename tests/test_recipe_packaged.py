@@ -17,7 +17,7 @@ from clctl.recipe.read import find, packaged, read
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["clctl.methods", "clctl.encoders", "clctl.data.sources"]
 PLUGINS = [(package, name) for package in PACKAGES for name in known(package)]
-BENCHMARKS = [name for name in packaged() if name.startswith(("cifar10/", "imagenet/"))]
+BENCHMARKS = [name for name in packaged() if name.startswith(("cifar10/", "imagenet/", "small/"))]
 
 
 def test_the_promised_ones_are_there():
@@ -41,7 +41,7 @@ def test_packaged_recipe(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", known("clctl.methods"))
-@pytest.mark.parametrize("folder", ["", "cifar10/", "imagenet/"])
+@pytest.mark.parametrize("folder", ["", "cifar10/", "imagenet/", "small/"])
 def test_every_method_has_its_recipes(folder, method):
     assert read(find(folder + method)).method.name == method
 
