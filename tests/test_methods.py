@@ -3,6 +3,7 @@
 Run this file as a script to write the golden curves anew.
 """
 
+import gc
 import importlib
 import json
 import math
@@ -192,6 +193,26 @@ def test_a_run_that_stops_in_the_middle_of_an_epoch_ends_in_the_same_bits(name, 
     weights = [key for key in whole[0] if key.endswith("weight") and "layers.0" in key]
     assert weights
     assert not any(torch.equal(control[key], whole[0][key]) for key in weights)
+
+
+@every_method
+def test_a_step_leaves_nothing_for_the_collector_of_cycles(name):
+    """Which the command line therefore calls seldom: a batch in a cycle would stay for long."""
+    method = build(name)
+    ticks = train(plan(name, 10), method, optim.build(OPTIMIZERS["sgd"], method))
+    next(ticks)
+    gc.collect()
+    gc.disable()
+    try:
+        assert [next(ticks).step for _ in range(3)] == [2, 3, 4]
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        found = [type(each) for each in gc.garbage if isinstance(each, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not found
 
 
 CARD = {

@@ -21,6 +21,7 @@ from clctl.commands._online import online
 from clctl.commands._progress import progress
 from clctl.commands._refresh import Watched
 from clctl.commands._stop import Stop
+from clctl.commands.views import draw
 from clctl.console import Talk, dump
 from clctl.data.feed import Feed
 from clctl.distributed import Agreement, wait, world
@@ -102,8 +103,7 @@ class Trainer:
     def _views(self, raw: tuple[Images, Tensor | None], step: int) -> Batch:
         images, labels = raw
         key = generator(self.recipe.seed, "views", step)
-        whole = self.split.images.sizes[self.feed.rows(step)]
-        part = self.feed.part, whole
+        part = self.feed.part, self.split.images.sizes[self.feed.rows(step)]
         return Batch(make(images, self.recipe.views, key, self.where.device, part).views, labels)
 
     def arm(self) -> None:
@@ -135,8 +135,8 @@ class Trainer:
             NotFinite: Where a loss, or what would be saved, is not finite; nothing of it is saved.
             Problem: Exit.NUMERICS if the features have collapsed.
         """
-        recipe = self.recipe
-        waits = deque[float](maxlen=recipe.report.log_every)
+        every = self.recipe.report.log_every
+        waits = deque[float](maxlen=every)
         agree = Agreement()
         with progress(self, stop) as show:
             clock = time.perf_counter()
@@ -148,14 +148,17 @@ class Trainer:
                 self.done = tick.step
                 waits.append(tick.waited / max(took, 1e-9))
                 last = tick.step == self.total
-                late = stop.unsaved >= 60 * recipe.checkpoint.every_minutes
+                late = stop.unsaved >= 60 * self.recipe.checkpoint.every_minutes
                 code, overdue = agree(stop.code, int(late))
                 reason = stop.heed(code)
                 if reason and not last:
                     self.talk.say(f"  {reason}: saving step {tick.step:,}; {stop.risk}")
-                due = last or reason or tick.step % recipe.report.log_every == 0
+                due = last or reason or tick.step % every == 0
                 if due and tick.out is not None:
                     self._log(tick, sum(waits) / len(waits))
+                views = self.run.pictures / "views.png"
+                if self.steps_taken == 1 and not views.exists():  # no step waits for a picture
+                    draw(self.recipe, self.split, self.classes or None, self.where.device, views)
                 if last or reason or overdue or self._due(tick.step):
                     self.check(tick)
                     self.save(tick.step)
@@ -189,8 +192,7 @@ class Trainer:
             self.last = {"knn": self.last["knn"]}
         record["images_per_second"] = self.images_per_second
         record["waiting"] = waiting
-        stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        self.run.log({**record, "time": stamp})
+        self.run.log({**record, "time": datetime.now(UTC).isoformat(timespec="seconds")})
         self.sinks.log(record)
         self.last = {**self.last, **record}
         self.guard.judge(record)
@@ -198,8 +200,7 @@ class Trainer:
     def score_due(self, step: int) -> bool:
         """At the first line of the log in every `knn_every` epochs, and at the end."""
         every = self.recipe.report.knn_every * self.feed.per_epoch
-        before = step - self.recipe.report.log_every
-        return step == self.total or before // every < step // every
+        return step == self.total or (step - self.recipe.report.log_every) // every < step // every
 
     @cached_property
     def _online(self) -> Watched:
@@ -236,8 +237,7 @@ class Trainer:
             state = optim.tensors(self.optimizer, self.method)
             text = dump({**self.about, "step": step}, indent=None)
             epoch = {"epoch": step / self.feed.per_epoch, "skipped_steps": self.skipped}
-            about = {**self.manifest, **epoch}
-            model = self.method.state_dict()
+            model, about = self.method.state_dict(), self.manifest | epoch
             checkpoint.save(self.run.folder, step, model, state, {reference.KEY: text}, about)
             settings = self.recipe.checkpoint
             checkpoint.prune(self.run.folder, settings.keep, spare, settings.keep_every)

@@ -14,7 +14,6 @@ from clctl.commands._finish import finish, stopped
 from clctl.commands._launch import again, check_writable, launch, parts
 from clctl.commands._stop import Signalled, Stop, seconds
 from clctl.commands._training import Trainer
-from clctl.commands.views import draw
 from clctl.console import Exit, Problem, Talk
 from clctl.data.open import load
 from clctl.distributed import wait, world
@@ -171,8 +170,6 @@ def _run(
     run, recipe, split, where = trainer.run, trainer.recipe, trainer.split, trainer.where
     wait()  # for the log to be as the first rank left it
     trainer.recall(run.records())
-    if not (views := run.pictures / "views.png").exists():
-        draw(recipe, split, dataset.classes, where.device, views)
     if trainer.start < trainer.total:
         fresh = partial(_setup.method, recipe, len(split), begun.fill)
         note = partial(_note, trainer, state, "running", resumed_from=trainer.start)
