@@ -64,6 +64,7 @@ def _contain() -> None:
     if os.access(there, os.W_OK):
         os.environ.setdefault("MPLCONFIGDIR", str(place / "matplotlib"))
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(place / "inductor"))
+        os.environ.setdefault("TRITON_CACHE_DIR", str(place / "triton"))
 
 
 def _fail(problem: Problem, as_json: bool) -> int:

@@ -19,6 +19,7 @@ from clctl.images import Split
 from clctl.method import Encoder, Method
 from clctl.nn.norm import synchronised
 from clctl.recipe.sections import Recipe
+from clctl.views.apply import colors_on
 
 
 def parts(
@@ -30,6 +31,7 @@ def parts(
     """What a run trains and what it trains on, on the device; `begin` as for `_setup.method`."""
     if recipe.train.compile:
         _compiled.check(where.device)
+    colors_on(recipe.views, where.device)  # refused here rather than at the first batch
     method = _setup.method(recipe, len(split), begin)
     wants = (method.uses_labels, method.per_class)
     feed = Feed(split, recipe.train.batch_size, recipe.seed, where.device, *wants)

@@ -99,16 +99,17 @@ class Views(Section):
 
     size: side of a view in pixels; evaluation takes the centre square, resized to it.
     mean, std: normalisation of each channel, in units of full white;
-    color: exact does jitter and grayscale one operation after the other, as torchvision; matrix
-    makes them one linear map per view, from the same draws, in less time. There a shift of hue is
-    approximate and values are clamped once, not after each operation, which on photographs is one
-    level of 255 on average.
+    color: exact does jitter and grayscale one operation after the other, as torchvision; fused
+    does the same, on CUDA in one kernel that differs in the last digits, elsewhere by exact's own
+    code; matrix makes them one linear map per view, from the same draws, in less time. There a
+    shift of hue is approximate and values are clamped once, not after each operation, which on
+    photographs is one level of 255 on average.
     """
 
     size: Annotated[int, Field(ge=4)]
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
-    color: Literal["exact", "matrix"] = "exact"
+    color: Literal["exact", "fused", "matrix"] = "exact"
     groups: Annotated[tuple[ViewGroup, ...], Field(min_length=1)]
 
     @property

@@ -1,6 +1,8 @@
 """Images in, views out: drawn for the whole batch at once, made chunk by chunk on the device."""
 
 from collections.abc import Iterator
+from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch import Tensor
 from clctl.console import Exit, Problem
 from clctl.images import Images
 from clctl.method import Batch
-from clctl.recipe.policy import ViewGroup, Views
+from clctl.recipe.policy import Jitter, ViewGroup, Views
 from clctl.views import color, matrix
 from clctl.views.crop import resample
 from clctl.views.draw import Drawn, central, describe, draw
@@ -36,7 +38,7 @@ def make(
             of its images. All are drawn, so that a view is the same however a batch is split.
 
     Raises:
-        Problem: a blur is too wide for its view.
+        Problem: a blur is too wide for its view, or fused colours cannot be made on the device.
     """
     rows, sizes = part or (slice(None), images.sizes)
     here = images.to(device)
@@ -89,6 +91,34 @@ def prepare(images: Images, size: int, mean: Three, std: Three) -> Tensor:
     return out.permute(0, 3, 1, 2)
 
 
+def colors_on(policy: Views, device: torch.device) -> ModuleType:
+    """What makes colours one operation after the other: `color`, or for fused on CUDA its kernel.
+
+    Raises:
+        Problem: fused colours cannot be made on the device.
+    """
+    return _fused(device) if policy.color == "fused" and device.type == "cuda" else color
+
+
+@cache
+def _fused(device: torch.device) -> ModuleType:
+    """`clctl.views.fused`, tried on one small view: Triton may be there and find no compiler."""
+    try:
+        from clctl.views import fused
+
+        drawn = draw(ViewGroup(jitter=Jitter(p=1)), torch.full((1, 2), 4), torch.Generator())
+        fused.recolor_(torch.zeros(1, 3, 4, 4, device=device), drawn)
+    except Exception as error:  # of the import, of Triton, or of whatever compiler it found
+        first = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        raise Problem(
+            f"views.color is fused, but Triton does not work here: {first}",
+            Exit.RESOURCES,
+            "views.no-triton",
+            "--set views.color=exact, which gives the same colours in more launches",
+        ) from error
+    return fused
+
+
 def _chunks(
     images: Images,
     drawn: Drawn,
@@ -109,7 +139,8 @@ def _chunks(
     # three, may not.
     early = normal if group.solarize is None and images.canvas.shape[1] == 3 else None
     maps = matrix.maps(images, drawn, early or matrix.PLAIN) if composed and moved.any() else None
-    parts = matrix.alike(drawn) if composed else color.alike(drawn)
+    one_by_one = colors_on(policy, images.canvas.device)
+    parts = matrix.alike(drawn) if composed else one_by_one.alike(drawn)
     for rows in (rows for part in parts for rows in part.split(limit) if len(rows)):
         one, missing = drawn.rows(rows), normal
         view = resample(images, rows % len(images), one.box, size, one.flips, one.affine)
@@ -117,8 +148,7 @@ def _chunks(
             view = matrix.recolor(view, maps, rows)
             missing = normal if early is None else None
         elif not composed:
-            color.jitter_(view, one.factors, one.order)
-            color.grayscale_(view, one.grayscale)
+            one_by_one.recolor_(view, one)
         color.blur_(view, one.sigma, kernel)
         if group.solarize is not None:
             color.solarize_(view, one.solarize, group.solarize.threshold)

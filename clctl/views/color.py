@@ -40,6 +40,12 @@ def alike(drawn: Drawn) -> Iterator[Tensor]:
     yield from rank.split(place.bincount(minlength=UNTOUCHED + 1).tolist())
 
 
+def recolor_(view: Tensor, drawn: Drawn) -> None:
+    """Jitter, then grayscale, of the images that `drawn` has a row for each."""
+    jitter_(view, drawn.factors, drawn.order)
+    grayscale_(view, drawn.grayscale)
+
+
 def jitter_(view: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation, hue: factors [n, 4], each image in its order [n, 4]."""
     if view.shape[1] == 1:
