@@ -1,6 +1,7 @@
 """Memory that runs out: one message with what was in use, and the batch that fits, tried out."""
 
 import json
+import platform
 import subprocess
 import sys
 
@@ -190,3 +191,21 @@ def test_under_a_real_limit_the_batch_that_is_named_trains(tmp_path):
     assert batch in (700, 350, 175, 87, 43)
     fits = run(batch, "small")
     assert fits.returncode == 0, fits.stderr
+
+
+KEPT = """
+import resource, torch
+from clctl.commands import _launch
+_launch._keep_freed_memory()
+for step in range(3):
+    torch.ones(2**25)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(2**25)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_a_step_takes_the_memory_that_the_last_one_freed():
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2**15 // 10  # 2^15 pages of 4 kB are 2^25 floats
