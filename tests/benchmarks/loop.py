@@ -58,7 +58,7 @@ CASES = {
         ("resnet18, stock", 256, 6),
         ("resnet18, small stem", 64, 3),
     ),
-    "cuda": tuple((name, 256, 100) for name in ENCODERS),
+    "cuda": tuple((name, 512, 60) for name in ENCODERS),
 }
 # Steps that are not timed: as many batches as loaders prepare ahead, so that in the timed steps
 # they make just those that are taken.
