@@ -342,7 +342,7 @@ def test_find(tmp_path, monkeypatch):
     assert find("byol.yaml") == Path("byol.yaml")
     Path("simclr").mkdir()
     assert find("simclr") == recipes / "simclr.yaml"
-    for reference, near in {"boyl": "`byol`", "recipes/simclr.yaml": "`simclr`", "x" * 5000: "packaged: byol"}.items():  # fmt: skip
+    for reference, near in {"boyl": "`byol`", "recipes/simclr.yaml": "`simclr`", "digits-simclr": "`simclr`", "BYOL_on-CIFAR10": "`cifar10/byol`", "x" * 5000: "packaged: byol"}.items():  # fmt: skip
         with pytest.raises(Problem) as caught:
             find(reference)
         assert (caught.value.code, caught.value.exit) == ("recipe.not-found", Exit.RECIPE)

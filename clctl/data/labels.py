@@ -126,7 +126,7 @@ def labelled(names: Sequence[str], folder: str, table: Path, skip: bool, most: f
     counts = [present.count(name) for name in classes]
     words = (
         f"labels are those of {table.name}: {len(classes)} classes ({few(classes)}) of "
-        f"{span(counts)} pictures, {len(present):,} of {len(present) + len(unlabelled):,} labelled"
+        f"{span(counts)}, {len(present):,} of {len(present) + len(unlabelled):,} labelled"
     )
     rest = Part("unlabelled", train.folder, unlabelled) if unlabelled else None
     return Layout(parts, classes, words, [*more, *notes], rest)

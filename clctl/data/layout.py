@@ -92,7 +92,7 @@ def layout(names: Sequence[str], mode: Mode) -> Layout:
     where = f"{train.folder}/" if train.folder else "the data's own folder"
     words = (
         f"labels are the folders in {where}: {len(classes)} classes ({few(classes)}) of "
-        f"{span(counts.values())} pictures; if they are no classes, train with --set data.labels=none"
+        f"{span(counts.values())}; if they are no classes, train with --set data.labels=none"
     )
     return Layout(parts, classes, words, notes)
 

@@ -15,6 +15,7 @@ def shown(name: str) -> str:
 
 
 def span(counts: Collection[int]) -> str:
-    """The smallest and the largest count: "3 to 512", or "20" where all are alike."""
+    """How many pictures each has: "3 to 512 pictures", "20 pictures" where all are alike."""
     low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    numbers = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{numbers} picture{'s' * (high != 1)}"

@@ -17,7 +17,7 @@ from clctl.recipe.plugins import config, known, module
 from clctl.recipe.scalars import whole
 from clctl.recipe.section import Plugin
 from clctl.recipe.sections import Recipe
-from clctl.recipe.words import nearest
+from clctl.recipe.words import nearest, spelt_out
 
 MAX_SHOWN = 20
 # Section and key of a path; where it may be a word instead, what tells a path by its end.
@@ -52,7 +52,7 @@ def find(reference: str) -> Path:
     if os.path.isdir(path):
         message = f"{reference} is a folder, and a recipe is a file"
         raise Problem(message, Exit.RECIPE, "recipe.not-found", "clctl list recipes")
-    close = nearest(name, names) or nearest(Path(name).name, names)
+    close = spelt_out(name, names) or nearest(name, names) or nearest(Path(name).name, names)
     raise Problem(
         f"there is no recipe {reference}: neither a file nor a packaged recipe of this name",
         Exit.RECIPE,

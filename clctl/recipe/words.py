@@ -86,6 +86,13 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
+def spelt_out(name: str, known: Iterable[str]) -> str | None:
+    """The longest of `known` whose words are all in a name: `cifar10/simclr` in "simclr-cifar10"."""
+    between = re.compile(r"[-_/.]")
+    words = set(between.split(name.lower()))
+    return max((k for k in known if words.issuperset(between.split(k))), key=len, default=None)
+
+
 def is_union(kind: Any) -> bool:
     """Whether a type is a union, null included."""
     return get_origin(kind) in (Union, types.UnionType)

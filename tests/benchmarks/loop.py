@@ -6,7 +6,8 @@
 SimCLR and BYOL as in the packaged `cifar10/` recipes, but with SGD, on 32 px pictures: those of an
 .npz with `images` uint8 [N, 32, 32, 3], else smooth random ones. All contenders get the same
 pictures, policy, encoder, widths of the heads, batch and optimizer, and the same precision: fp32,
-or with `--device cuda` bf16 autocast. They take turns in one process, each on as many cores:
+or with `--device cuda` bf16 autocast. They take turns, each in a process of its own, for clctl
+tells its process to keep freed memory, and on as many cores:
 
 * clctl: what `clctl pretrain` runs, all its parts built from the recipe; --set changes that.
 * Lightning: the module of lightly's documentation under a Lightning Trainer without logger,
@@ -18,10 +19,13 @@ Start-up and the first steps are not counted. The bound is what the device's bes
 measured before each case, would make of the model's arithmetic. About 11 minutes on two cores.
 """
 
+import multiprocessing
 import time
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -213,7 +217,17 @@ def main() -> None:
     options = peers.parser(__doc__, rounds=3)
     options.add_argument("--data", type=Path, metavar="NPZ")
     asked = options.parse_args()
-    quiet()
+    with ExitStack() as stack:
+        own = {who: stack.enter_context(_process()) for who in CONTENDERS}
+        compare(options, asked, own)
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=quiet)
+
+
+def compare(options: ArgumentParser, asked: Namespace, own: dict[str, ProcessPoolExecutor]) -> None:
+    """Let each contender run all cases in its own process."""
     where = _setup.machine(asked.device, "bf16" if asked.device == "cuda" else "fp32")
     facts, pictures, rows = peers.machine(where.device), peers.pictures(asked.data), []
     against = [f"clctl / {who}" for who in list(CONTENDERS)[1:]]
@@ -225,8 +239,7 @@ def main() -> None:
         for method in METHODS:
             job = Job(recipe(method, name, batch, asked.set), pictures, where, steps)
             flops, top = bound(job)
-            contenders = {who: partial(run, job) for who, run in CONTENDERS.items()}
-            found = peers.turns(contenders, asked.rounds)
+            found = peers.turns({who: _turn(who, own[who], job) for who in own}, asked.rounds)
             ours, *others = found.values()
             rates = [f"{median(rates):,.0f}" for rates in found.values()]
             ratios = [peers.ratio(ours, theirs) for theirs in others]
@@ -242,6 +255,10 @@ def main() -> None:
         f"\nimages/s, medians of {asked.rounds} rounds, {where.precision}, "
         f"{len(pictures):,} pictures; {peers.about(facts)}"
     )
+
+
+def _turn(who: str, process: ProcessPoolExecutor, job: Job) -> Callable[[], float]:
+    return lambda: process.submit(CONTENDERS[who], job).result()
 
 
 if __name__ == "__main__":
