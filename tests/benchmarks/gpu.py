@@ -75,6 +75,7 @@ def main() -> None:
             answered(asked.out / f"{name}{way}.json", [*command, *sets(given), *where])
     if "growth" in asked.only:
         command = [sys.executable, str(HERE / "growth.py"), str(asked.out), *where]
+        command += ["--rounds", "1"]  # a GPU is often had for minutes
         subprocess.run([*command, "--chart", str(asked.out / "growth.svg")], check=True)
 
 

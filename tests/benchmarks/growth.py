@@ -1,10 +1,11 @@
 """How the cost of a step grows with the batch, the side of the pictures and the size of the set.
 
-    python tests/benchmarks/growth.py FOLDER [--chart growth.svg] [--device cpu|cuda]
+    python tests/benchmarks/growth.py FOLDER [--rounds 3] [--chart growth.svg] [--device cpu|cuda]
 
-Each point is one `clctl bench` of cifar10/simclr with `resnet_small` on smooth random pictures,
-which are made in FOLDER (3 GB at a million) and left there, as are the answers: a second call goes
-on where the first one stopped. Prints a table, and draws it.
+Each point is a `clctl bench` of cifar10/simclr with `resnet_small` on smooth random pictures, which
+are made in FOLDER (3 GB at a million) and left there, as are the answers: a second call goes on
+where the first one stopped. All points are measured in every round; the table tells of the round
+with the median rate, and the chart shades from the lowest to the highest.
 """
 
 import argparse
@@ -44,9 +45,10 @@ def pictures(folder: Path, side: int, count: int) -> Path:
     return path
 
 
-def measured(folder: Path, batch: int, side: int, count: int, device: str) -> dict[str, Any]:
+def measured(folder: Path, point: tuple[int, int, int], turn: int, device: str) -> dict[str, Any]:
     """The document of one bench, from FOLDER where it is there."""
-    answer = folder / f"{device}-{batch}-{side}-{count}.json"
+    batch, side, count = point
+    answer = folder / f"{device}-{batch}-{side}-{count}-{turn}.json"
     if not answer.exists():
         changes = (*ENCODER, f"train.batch_size={batch}", f"views.size={side}")
         words = [word for change in changes for word in ("--set", change)]
@@ -76,27 +78,45 @@ def main() -> None:
     """Measure what is missing, print and draw."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
+    options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--chart", type=Path)
     options.add_argument("--device", default="cpu")
     asked = options.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
+    points = dict.fromkeys(point for points in SERIES.values() for point in points)
+    found = {point: list[dict[str, Any]]() for point in points}
+    for turn in range(asked.rounds):
+        for point, documents in found.items():
+            documents.append(measured(asked.folder, point, turn, asked.device))
+    for documents in found.values():
+        documents.sort(key=lambda document: document["images_per_second"])
+    report(found, asked.chart)
+
+
+def report(found: dict[tuple[int, int, int], list[dict[str, Any]]], chart: Path | None) -> None:
+    """Print the tables and draw the chart; the documents of a point rise by rate."""
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     for place, (name, points) in enumerate(SERIES.items()):
         axes = figure.add_subplot(1, 3, place + 1)
         values = [point[place] for point in points]
-        found = [measured(asked.folder, *point, asked.device) for point in points]
+        rounds = [found[point] for point in points]
+        middle = [documents[len(documents) // 2] for documents in rounds]
         heads = (name, "images/s", "ms/step", "data", "views", "loading, s", "memory, GiB")
         print(f"\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
-        for value, document in zip(values, found, strict=True):
+        for value, document in zip(values, middle, strict=True):
             print(f"| {' | '.join(row(value, document))} |", flush=True)
-        rates = [one["images_per_second"] for one in found]
+        low, rates, high = (
+            [document["images_per_second"] for document in documents]
+            for documents in ([r[0] for r in rounds], middle, [r[-1] for r in rounds])
+        )
+        axes.fill_between(values, low, high, alpha=0.2)
         axes.plot(values, rates, marker="o")
-        axes.set(xscale="log", xlabel=name, ylim=(0, 1.1 * max(rates)))
+        axes.set(xscale="log", xlabel=name, ylim=(0, 1.1 * max(high)))
         axes.set_xticks(values, [f"{value:,}" for value in values], rotation=45, fontsize=7)
         axes.minorticks_off()
     figure.axes[0].set_ylabel("images per second")
-    if asked.chart:
-        figure.savefig(asked.chart, metadata={"Date": None})
+    if chart:
+        figure.savefig(chart, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ tells its process to keep freed memory, and on as many cores:
 * plain: the same module and loader in a loop of one's own.
 
 Start-up and the first steps are not counted. The bound is what the device's best matrix product,
-measured before each case, would make of the model's arithmetic. About 11 minutes on two cores.
+measured before each case, would make of the model's arithmetic. About 20 minutes on two cores.
 """
 
 import multiprocessing
