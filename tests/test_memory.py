@@ -209,3 +209,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_a_step_takes_the_memory_that_the_last_one_freed():
     done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 2**15 // 10  # 2^15 pages of 4 kB are 2^25 floats
+
+
+LARGE = """
+import subprocess, sys
+held = b"x" * 2**30
+said = "from clctl.commands._memory import resident; print(resident())"
+sys.exit(subprocess.run([sys.executable, "-c", said]).returncode)
+"""
+
+
+def test_the_memory_of_who_started_a_process_is_not_its_own():
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert 2**24 < int(done.stdout) < 2**30

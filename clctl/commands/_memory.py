@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -127,10 +128,21 @@ def peak(device: torch.device) -> str:
     """The most memory that this process has used so far, in words."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of GPU"
+    return f"{resident() / 2**30:.1f} GiB"
+
+
+def resident() -> int:
+    """The most memory that this process has held so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage would count what held the process that started this one, which Linux passes on.
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+        if found is not None:
+            return int(found[1]) * 1024
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"{most / (2**30 if sys.platform == 'darwin' else 2**20):.1f} GiB"
+    return most * (1 if sys.platform == "darwin" else 1024)
 
 
 def in_use(device: torch.device) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from clctl.commands import (
 )
 from clctl.commands._bench_stages import Loop, Times
 from clctl.commands._launch import parts
+from clctl.commands._memory import resident
 from clctl.commands._training import Trainer
 from clctl.console import Talk
 from clctl.data.open import load
@@ -236,8 +236,5 @@ def _reached(sums: dict[str, float], top: dict[str, Any], rate: float) -> dict[s
 
 def _most(device: torch.device) -> dict[str, int | None]:
     """The most memory of this process so far, in bytes."""
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cuda = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"rss_bytes": most * (1 if sys.platform == "darwin" else 1024), "cuda_bytes": cuda}
+    return {"rss_bytes": resident(), "cuda_bytes": cuda}
