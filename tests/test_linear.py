@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from clctl.evaluate import linear as linear_module
 from clctl.evaluate import logistic
-from clctl.evaluate.axes import carry, fit_axes, turn
+from clctl.evaluate.axes import fit_axes, turn
 from clctl.evaluate.linear import PENALTIES, folds, linear
 from clctl.evaluate.logistic import evaluate, minimise
 from clctl.evaluate.subset import held_out
@@ -191,34 +191,6 @@ def test_started_at_its_minimum_a_walk_stays_there(monkeypatch):
     again = minimise(along(x), y, torch.tensor([0.01]), classes=10, start=found.weight)
     assert len(passes) - far < far / 2
     assert again.objective.item() == pytest.approx(found.objective.item(), rel=1e-6)
-
-
-def test_axes_are_orthonormal_uncorrelated_and_blind_to_constants():
-    x, _ = digits()
-    axes = fit_axes(x)
-    eye = torch.eye(128)
-    torch.testing.assert_close(axes.basis.T @ axes.basis, eye, rtol=0, atol=1e-5)
-    z = turn(axes, x).double()
-    assert bool((z[:, -1] == 1).all())
-    correlation = z[:, :-1].T @ z[:, :-1] / len(z)
-    off = correlation - correlation.diag().diag()
-    assert off.abs().max().item() < 1e-5 * correlation.max().item()
-    standard = StandardScaler().fit_transform(x.double().numpy())
-    torch.testing.assert_close(
-        z[:, :-1] @ axes.basis.double().T, torch.from_numpy(standard), rtol=0, atol=1e-4
-    )
-    moved = x.clone()
-    moved[:, 5] = -1e6
-    assert torch.equal(turn(axes, moved), turn(axes, x))
-
-
-@pytest.mark.parametrize("n", [30, 12])
-def test_a_function_is_carried_to_other_axes(n):
-    x, _ = toy(n=60, d=20)
-    old, new = fit_axes(x[:n]), fit_axes(x)
-    weight = torch.randn(2, 3, old.basis.shape[1] + 1, generator=generator("carried"))
-    there = turn(new, x) @ carry(weight, old, new)[1].T
-    torch.testing.assert_close(there, turn(old, x) @ weight[1].T, rtol=0, atol=1e-4)
 
 
 def test_the_probe_is_logistic_regression_with_the_penalty_that_suits_held_out_samples():

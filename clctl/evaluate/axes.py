@@ -30,14 +30,7 @@ class Axes:
 
 def fit_axes(x: Tensor) -> Axes:
     """The principal axes of standardised samples: float32 [N, D], finite, N >= 1."""
-    mean = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for part in x.split(ROWS):
-        mean += part.double().sum(dim=0) / len(x)
-    square = torch.zeros_like(mean)
-    for part in x.split(ROWS):
-        square += part.double().sub_(mean).square_().sum(dim=0) / len(x)
-    varies = x.amax(dim=0) > x.amin(dim=0)
-    inverse = torch.where(varies & (square > 0), square.rsqrt(), 0.0)
+    mean, inverse = _scale(x)
     # More features than samples: within the span of the samples nothing is lost.
     wide = x.shape[1] > len(x)
     span = torch.linalg.qr(_standard(x, mean, inverse).T).Q if wide else None
@@ -49,6 +42,17 @@ def fit_axes(x: Tensor) -> Axes:
         covariance += seen.T @ seen
     basis = torch.linalg.eigh(covariance).eigenvectors.float()
     return Axes(mean, inverse, basis if span is None else span @ basis)
+
+
+def widen(axes: Axes, x: Tensor) -> Axes:
+    """Axes of samples that these were fitted to, and more: standardised anew.
+
+    A basis of the whole space stays, for it leaves nothing out and is still nearly uncorrelated; to
+    find another would take most of the time of a fit on wide features.
+    """
+    if axes.basis.shape[0] > axes.basis.shape[1]:
+        return fit_axes(x)
+    return Axes(*_scale(x), axes.basis)
 
 
 def turn(axes: Axes, x: Tensor) -> Tensor:
@@ -66,6 +70,18 @@ def carry(weight: Tensor, old: Axes, new: Axes) -> Tensor:
     deviation = torch.where(new.inverse > 0, 1 / new.inverse, 0.0)
     turned = (raw * deviation) @ new.basis.double()
     return torch.cat([turned, bias[..., None]], dim=-1).float()
+
+
+def _scale(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and one over the deviation of each feature: float64 [D]."""
+    mean = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    for part in x.split(ROWS):
+        mean += part.double().sum(dim=0) / len(x)
+    square = torch.zeros_like(mean)
+    for part in x.split(ROWS):
+        square += part.double().sub_(mean).square_().sum(dim=0) / len(x)
+    varies = x.amax(dim=0) > x.amin(dim=0)
+    return mean, torch.where(varies & (square > 0), square.rsqrt(), 0.0)
 
 
 def _standard(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:

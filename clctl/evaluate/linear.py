@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clctl.evaluate.axes import Axes, carry, fit_axes, turn
+from clctl.evaluate.axes import Axes, carry, fit_axes, turn, widen
 from clctl.evaluate.logistic import minimise
 from clctl.evaluate.subset import held_out
 
@@ -81,7 +81,7 @@ def linear(
     # Ties go to the stronger penalty, which stands first.
     penalty = max(top1, key=lambda p: top1[p])
     begin = weight[PENALTIES.index(penalty)][None]
-    final = axes if choose is not None else fit_axes(x)
+    final = axes if choose is not None else widen(axes, x)
     fitted = minimise(
         turn(final, x),
         y,
