@@ -11,7 +11,7 @@ SMALL = {
         "encoder.width=16",
         "method.projector=[256, 256]",
         "optimizer.lr=1",
-        "train.epochs=7",
+        "train.epochs=10",
     ),
     "vicreg": ("encoder.width=8", "method.projector=[128, 128]", "train.epochs=6"),
 }

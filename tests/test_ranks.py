@@ -242,7 +242,7 @@ class Launched:
 
 
 def test_ranks_stop_on_a_signal_and_one_process_goes_on(tmp_path, clctl, monkeypatch):
-    changes = ("train.epochs=2", "report.log_every=1")
+    changes = ("train.epochs=2", "report.log_every=1", "train.precision=fp32")
     run = Launched(tmp_path, *changes)
     run.until(2)
     run.process.send_signal(signal.SIGTERM)

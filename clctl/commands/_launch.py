@@ -18,6 +18,7 @@ from clctl.data.feed import Feed
 from clctl.distributed import world
 from clctl.images import Split
 from clctl.method import Encoder, Method
+from clctl.nn.narrow import guard_strides
 from clctl.nn.norm import synchronised
 from clctl.recipe.sections import Recipe
 from clctl.views.apply import colors_on
@@ -36,6 +37,8 @@ def parts(
         _keep_freed_memory()
     colors_on(recipe.views, where.device)  # refused here rather than at the first batch
     method = _setup.method(recipe, len(split), begin)
+    if where.device.type == "cpu":
+        guard_strides(method)
     wants = (method.uses_labels, method.per_class)
     feed = Feed(split, recipe.train.batch_size, recipe.seed, where.device, *wants)
     channels_last = {"memory_format": torch.channels_last}

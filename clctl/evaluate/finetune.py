@@ -22,6 +22,7 @@ from clctl.console import Exit, Problem
 from clctl.evaluate.blocks import blocks
 from clctl.evaluate.features import frozen
 from clctl.method import Clock, Encoder
+from clctl.nn.narrow import guard_strides
 from clctl.optim import factor
 from clctl.recipe.sections import Schedule
 from clctl.rng import seed_of, seeded
@@ -115,6 +116,8 @@ def finetune(
     if steps < 1 or classes < 1:
         raise ValueError(f"cannot train {classes} classes for {steps} steps")
     tuned = Tuned(copy.deepcopy(encoder), classes, seed).to(device)
+    if device.type == "cpu":
+        guard_strides(tuned)
     optimizer = AdamW(_groups(tuned, tuning), lr=0.0, foreach=True)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     _enter_training(tuned)
