@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from clctl.commands import _launch, _setup
+from clctl.evaluate.finetune import Tuning, finetune
+from clctl.images import Images, Split
 from clctl.nn.mlp import mlp
 from clctl.nn.momentum import cosine, follow, frozen_copy
-from clctl.nn.narrow import guard_strides
+from clctl.nn.narrow import StridedConv2d, guard_strides
 from clctl.nn.spread import spread
+from clctl.recipe.read import find, read
 from clctl.rng import generator, seeded
 
 
@@ -114,3 +118,15 @@ def test_only_strided_convolutions_wider_than_a_pixel_are_guarded():
     guard_strides(layers)
     assert [type(layer) is nn.Conv2d for layer in layers] == [False, True, True]
     assert list(layers.state_dict()) == names
+
+
+def test_what_is_trained_on_a_processor_is_guarded():
+    recipe, machine = read(find("simclr")), _setup.machine("cpu")
+    images = Images(torch.zeros(64, 3, 16, 16, dtype=torch.uint8), torch.full((64, 2), 16))
+    split = Split("train", images, None, [str(i) for i in range(64)])
+    method, _, _ = _launch.parts(recipe, split, machine)
+    batch = torch.rand(4, 3, 16, 16), torch.arange(4) % 2
+    fresh = _setup.encoder(recipe)
+    tuned = finetune(fresh, 2, lambda step: batch, 1, Tuning(), seed=0, device=machine.device)
+    kinds = [{type(part) for part in each.modules()} for each in (method, tuned, fresh)]
+    assert [StridedConv2d in found for found in kinds] == [True, True, False]
